@@ -1,0 +1,91 @@
+"""What a person at a terminal sees of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Rich
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.progress import Bar, Listener, Silent
+
+__all__ = ["Terminal"]
+
+
+class Terminal:
+    """Shows the stages of a run: a bar while one works, a line when it is done."""
+
+    def __init__(self, rich: Rich | None = None) -> None:
+        self.rich = rich or Rich(highlight=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Listener]:
+        """Show a bar, where there is a terminal."""
+        if not self.rich.is_terminal:
+            yield Silent()
+            return
+        with Bar.shown(name, self.rich) as bar:
+            yield bar
+
+    def done(self, name: str, seconds: float, note: str, *, skipped: bool) -> None:
+        """Show a line."""
+        line = Text.assemble(("✓ ", "green"), f"{name:<11}")
+        line.append("done before" if skipped else f"{seconds:6.1f} s", style="dim")
+        self.rich.print(line.append(f"  {note}" if note else ""))
+
+    def note(self, text: str) -> None:
+        """Show something worth knowing."""
+        self.rich.print(Text(f"  {text}", style="yellow"))
+
+    def begin(self, name: str, about: str, folder: Path) -> None:
+        """Show what is run, and where."""
+        self.rich.print(Text.assemble((name, "bold"), f"  {about}"))
+        self.rich.print(Text(f"  in {folder}", style="dim"))
+
+    def result(self, report: Mapping[str, Any], page: Path) -> None:
+        """Show the table, the verdict, and where the page is."""
+        self.rich.print(_table(report))
+        self.rich.print(Text(str(report["verdict"])))
+        self.rich.print(Text.assemble("\nReport: ", (str(page), "bold")))
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    metric = report["selection"]["metric"]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    share = metric.endswith("accuracy")
+    for heading in (
+        f"{metric} %" if share else metric,
+        "agreement %",
+        "parameters",
+        "size",
+        "latency",
+        "per second",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, model in report["models"].items():
+        cost = model["cost"]
+        table.add_row(
+            name,
+            _spread(model["quality"][metric], 100 if share else 1),
+            _percent(model["fidelity"].get("agreement")),
+            f"{cost['parameters']:,}",
+            f"{cost['size_bytes'] / 1000:,.0f} kB",
+            f"{cost['latency_ms']['p50']:.2f} ms",
+            f"{cost['throughput_per_s']:,.0f}",
+        )
+    return table
+
+
+def _spread(found: Mapping[str, Any], scale: int) -> str:
+    digits = 2 if scale == 100 else 3
+    around = f" ± {found['std'] * scale:.{digits}f}" if found["std"] is not None else ""
+    return f"{found['mean'] * scale:.{digits}f}{around}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value * 100:.1f}"
