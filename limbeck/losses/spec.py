@@ -1,0 +1,135 @@
+"""What a loss declares about itself, and the reduction that all losses share.
+
+Letters: B samples, T tokens, C classes (or channels), V vocabulary, D features, N positions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError
+
+__all__ = ["Align", "Reduction", "Spec", "comparable", "declare", "reduce", "spec_of"]
+
+Align = Literal["none", "classes", "positions", "shape"]
+Reduction = Literal["mean", "sum", "none"]
+LossFunction = TypeVar("LossFunction", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the rest of Limbeck may rely on about a loss.
+
+    Attributes:
+        family: the chapter it belongs to: ``response``, ``feature``, ``relation``, ...
+        source: the paper: authors, year, arXiv id.
+        align: what must be equal in student and teacher before they can be compared. ``classes``:
+            the last dimension of logits (never adapted: a mismatch is an error); ``positions``:
+            the spatial size; ``shape``: everything, so a learned adapter may be needed;
+            ``none``: only the number of samples.
+        zero_at_equal: the loss is 0, and at its minimum, where the student equals the teacher.
+        per_sample: the value is a mean of independent values per sample (or per token), so that
+            masks, chunks and gradient accumulation are exact; it then takes ``reduction=``.
+    """
+
+    family: str
+    source: str
+    align: Align = "none"
+    zero_at_equal: bool = True
+    per_sample: bool = True
+
+
+_SPECS: dict[Any, Spec] = {}
+_UNDECLARED = Spec("user", "", "none", zero_at_equal=False, per_sample=False)
+
+
+def declare(spec: Spec) -> Callable[[LossFunction], LossFunction]:
+    """Attach a :class:`Spec` to a loss function, or to a loss module's class.
+
+    A function also gets what every loss needs and none should have to repeat: half-precision
+    inputs arrive as float32, autocast is off inside, and the teacher's gradient is cut.
+
+    >>> @declare(Spec("response", "an example, 2026", "classes"))
+    ... def my_loss(student, teacher):
+    ...     return (student - teacher).abs().sum(-1).mean()
+    >>> my_loss(torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3)), spec_of(my_loss).align
+    (tensor(3.), 'classes')
+    """
+
+    def attach(loss: LossFunction) -> LossFunction:
+        if isinstance(loss, type):
+            _SPECS[loss] = spec
+            return loss
+
+        @functools.wraps(loss)
+        def exact(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+            with torch.autocast(student.device.type, enabled=False):
+                return cast(Tensor, loss(_wide(student), _wide(teacher.detach()), **options))
+
+        _SPECS[exact] = spec
+        return cast(LossFunction, exact)
+
+    return attach
+
+
+def spec_of(loss: Callable[..., Any]) -> Spec:
+    """Return what ``loss`` declared, or the cautious default for an undeclared callable."""
+    return _SPECS.get(loss) or _SPECS.get(type(loss)) or _UNDECLARED
+
+
+def comparable(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, *, remedy: str
+) -> tuple[Tensor, Tensor]:
+    """Refuse shapes that do not fit, and put zeros where ``mask`` is false: nothing leaks."""
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"the student's tensor {tuple(student.shape)} met the teacher's {tuple(teacher.shape)}",
+            expected="the same shape",
+            remedy=remedy,
+        )
+    if mask is not None:
+        if mask.shape != student.shape[: mask.ndim]:
+            raise _unmasked(mask, student)
+        silent = ~mask.bool().view(*mask.shape, *[1] * (student.ndim - mask.ndim))
+        student, teacher = student.masked_fill(silent, 0.0), teacher.masked_fill(silent, 0.0)
+    return student, teacher
+
+
+def reduce(values: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    """Reduce values per sample (or per token), counting only those where ``mask`` is true.
+
+    Args:
+        values: (B,) or (B, T); anything may stand at masked places, NaN included.
+        mask: boolean or 0/1, of the shape of ``values``; ``None`` keeps all.
+        reduction: ``mean`` divides by the number kept (by 1 if none is kept).
+    """
+    if mask is not None:
+        if mask.shape != values.shape:
+            raise _unmasked(mask, values)
+        keep = mask.bool()
+        values = torch.where(
+            keep, values, torch.zeros((), dtype=values.dtype, device=values.device)
+        )
+    if reduction == "none":
+        return values
+    if reduction == "sum":
+        return values.sum()
+    return values.mean() if mask is None else values.sum() / keep.sum().clamp(min=1)
+
+
+def _unmasked(mask: Tensor, values: Tensor) -> InputError:
+    return InputError(
+        f"a mask of shape {tuple(mask.shape)} came with values of shape {tuple(values.shape)}",
+        expected="one mask entry per sample or token",
+    )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Cast half precision to float32; leave float32 and float64 as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
