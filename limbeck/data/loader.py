@@ -1,0 +1,113 @@
+"""Batches in order, or shuffled by (seed, epoch): the same for any number of processes.
+
+Letters: N samples, B samples in a batch, W processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from limbeck.data.augment import Augmentation
+from limbeck.data.random import permutation
+from limbeck.data.samples import Batch, Samples
+from limbeck.errors import InputError
+
+__all__ = ["Loader", "as_float"]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Yields the batches of an epoch.
+
+    ``batch_size`` is that of all processes together: each of W processes gets its part of every
+    batch, so the result of training does not depend on W. A shuffled epoch drops the last,
+    incomplete batch; one in order keeps it.
+
+    Attributes:
+        samples: what it reads.
+        batch_size: B, at least 1 and at most N (a larger one is cut to N when shuffling).
+        shuffle: a new order for each (seed, epoch), or the order of the set.
+        seed: of the order; the augmentation has its own.
+        augment: applied to every batch; ``None`` changes nothing. Random transforms inside a data
+            set (:class:`limbeck.data.Items`) follow its seed, or 0 without one, so that a knowledge
+            store and every loader show the same views.
+        views: epoch e shows view e mod ``views``; 0 means that each epoch is a view of its own.
+        rank: this process, from 0 to W − 1.
+        world: W.
+
+    >>> from limbeck.data import Arrays
+    >>> data = Arrays.of(inputs=torch.arange(5.))
+    >>> [batch["inputs"].tolist() for batch in Loader(data, batch_size=2).epoch(0)]
+    [[0.0, 1.0], [2.0, 3.0], [4.0]]
+    >>> Loader(data, batch_size=2, shuffle=True).steps
+    2
+    """
+
+    samples: Samples
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    augment: Augmentation | None = None
+    views: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or len(self.samples) == 0:
+            raise InputError(
+                f"{len(self.samples)} samples in batches of {self.batch_size}",
+                expected="at least one sample and batches of at least one",
+            )
+        if self.shuffle and min(self.batch_size, len(self.samples)) % self.world:
+            raise InputError(
+                f"batches of {min(self.batch_size, len(self.samples))} samples for {self.world} "
+                "processes",
+                expected="a batch size that the number of processes divides",
+                remedy="batch_size counts the samples of all processes together.",
+            )
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+        full, rest = divmod(len(self.samples), self.batch_size)
+        return max(1, full) if self.shuffle else full + bool(rest)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's part of each batch, from batch ``start`` on."""
+        count = len(self.samples)
+        order = permutation(count, self.seed, epoch) if self.shuffle else torch.arange(count)
+        whole = list(order.split(self.batch_size))[: self.steps]
+        parts = [rows.tensor_split(self.world)[self.rank] for rows in whole[start:]]
+        view = epoch % self.views if self.views else epoch
+        seed = self.augment.seed if self.augment else 0
+        for batch in self.samples.batches(parts, view, seed):
+            yield as_float(self.augment(batch) if self.augment else batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def as_float(batch: Batch) -> Batch:
+    """Return the batch with uint8 fields as float32 from 0 to 1; labels stay as they are.
+
+    >>> as_float({"inputs": torch.tensor([255], dtype=torch.uint8)})["inputs"]
+    tensor([1.])
+    """
+    return {
+        name: value if name == "targets" else tree_map(_as_float, value)
+        for name, value in batch.items()
+    }
+
+
+def _as_float(value: Any) -> Any:
+    is_image = isinstance(value, Tensor) and value.dtype == torch.uint8
+    return value.float().div_(255) if is_image else value

@@ -1,0 +1,35 @@
+"""Where data comes from: each source is a function that returns :class:`limbeck.data.Data`.
+
+A source of one's own is any function that returns ``Data``, named in a recipe as
+``data: {build: "package.module:function"}``.
+"""
+
+from collections.abc import Callable
+
+from limbeck.data.sources.arrays import digits, numpy
+from limbeck.data.sources.images import huggingface, image_folder, parquet
+from limbeck.data.sources.split import complete
+from limbeck.data.splits import Data
+from limbeck.errors import unknown
+
+__all__ = ["complete", "digits", "get", "huggingface", "image_folder", "names", "numpy", "parquet"]
+
+_SOURCES: dict[str, Callable[..., Data]] = {
+    "digits": digits,
+    "huggingface": huggingface,
+    "image_folder": image_folder,
+    "numpy": numpy,
+    "parquet": parquet,
+}
+
+
+def names() -> list[str]:
+    """Return the names of all sources, sorted."""
+    return sorted(_SOURCES)
+
+
+def get(name: str) -> Callable[..., Data]:
+    """Return the source of that name; an unknown name lists near ones."""
+    if name not in _SOURCES:
+        raise unknown("data source", name, _SOURCES)
+    return _SOURCES[name]

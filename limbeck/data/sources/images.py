@@ -1,0 +1,271 @@
+"""Sources that are encoded images: Parquet files, folders of files, Hugging Face data sets.
+
+Letters: N samples, C channels, H×W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.data.samples import Samples
+from limbeck.data.sources.encoded import encoded, in_memory
+from limbeck.data.sources.split import complete
+from limbeck.data.splits import Data
+from limbeck.errors import InputError, unknown
+
+__all__ = ["huggingface", "image_folder", "parquet"]
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def parquet(
+    path: str | Path,
+    *,
+    image: str = "",
+    label: str = "",
+    size: int = 0,
+    workers: int = 0,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Data:
+    """Images in Parquet files, one or more per split, as Hugging Face data sets keep them.
+
+    The files' names begin with their split: ``train.parquet``, ``test-00000-of-00002.parquet``.
+    A column of images holds encoded bytes, or a struct with ``bytes``; another holds whole numbers.
+
+    Args:
+        path: the folder.
+        image: the images' column; by default the one that holds images.
+        label: the labels' column; by default ``label`` or the first of whole numbers.
+        size: resize to this height and width; 0 keeps the size, which must then be the same in all.
+        workers: processes that decode, if the images do not fit in memory.
+        validation: fraction of the training samples, if there is no validation file.
+        test: fraction of the training samples, if there is no test file.
+        seed: of the cuts.
+        limit: at most so many training samples, and half as many of the others.
+
+    Raises:
+        InputError: no such folder, no training file, a missing column, a corrupt file or image.
+    """
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    folder = _folder(path, "Parquet files")
+    files = _by_split(sorted(folder.glob("*.parquet")), folder, "train.parquet")
+    found: dict[str, Samples] = {}
+    names: tuple[str, ...] = ()
+    for split, parts in files.items():
+        tables = []
+        for part in parts:
+            try:
+                tables.append(pq.read_table(part))
+            except (OSError, pyarrow.ArrowException) as error:
+                raise InputError(f"{part} could not be read as Parquet: {error}") from error
+        try:
+            table = pyarrow.concat_tables(tables)
+        except pyarrow.ArrowException as error:
+            raise InputError(f"the files of {split} in {folder} differ: {error}") from error
+        pictures = _column(table.schema, image, "image", _holds_images)
+        numbers = _column(table.schema, label, "label", _holds_integers)
+        encoded = table[pictures].to_pylist()
+        images = [row["bytes"] if isinstance(row, dict) else row for row in encoded]
+        given = table[numbers].to_pylist()
+        for what, column in (("image", images), ("label", given)):
+            if None in column:
+                raise InputError(f"row {column.index(None)} of {split} in {folder} has no {what}")
+        labels = torch.tensor(given, dtype=torch.int64)
+        found[split] = encoded(images, labels, size, workers, str(folder))
+        names = names or _class_names(table.schema.metadata, numbers)
+    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    return complete(found, names, folder.name, finish=in_memory, **cuts)
+
+
+def image_folder(
+    path: str | Path,
+    *,
+    size: int = 0,
+    workers: int = 0,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Data:
+    """Image files in the layout of ImageNet: ``SPLIT/CLASS/anything.jpg``.
+
+    Without folders for splits, ``CLASS/anything.jpg``, all are training samples. Classes are
+    numbered in the order of their names.
+
+    Args:
+        path: the folder.
+        size: resize to this height and width; 0 keeps the size, which must then be the same in all.
+        workers: processes that decode, if the images do not fit in memory.
+        validation: fraction of the training samples, if there is no such folder.
+        test: fraction of the training samples, if there is no such folder.
+        seed: of the cuts.
+        limit: at most so many training samples, and half as many of the others.
+
+    Raises:
+        InputError: no such folder, no images in it, a class that the training samples lack.
+    """
+    folder = _folder(path, "images")
+    inside = _folders(folder)
+    known = {name for names in _SPLITS.values() for name in names}
+    roots = [entry for entry in inside if entry.name in known]
+    splits = _by_split(roots, folder, "train/CLASS/image.jpg") if roots else {"train": [folder]}
+    names = tuple(entry.name for entry in _folders(splits["train"][0]))
+    found: dict[str, Samples] = {}
+    for split, (root, *_) in splits.items():
+        files = sorted(f for f in root.glob("[!.]*/**/*") if f.suffix.lower() in _SUFFIXES)
+        classes = [file.relative_to(root).parts[0] for file in files]
+        strange = sorted(set(classes) - set(names))
+        if strange or not files:
+            raise InputError(
+                f"{root} holds {len(files)} images"
+                + (f" and class {strange[0]}" if strange else ""),
+                expected=f"images in the training classes: {', '.join(names[:8]) or 'none found'}",
+            )
+        labels = torch.tensor([names.index(name) for name in classes])
+        found[split] = encoded(files, labels, size, workers, str(folder))
+    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    return complete(found, names, folder.name, finish=in_memory, **cuts)
+
+
+def huggingface(
+    path: str | Path,
+    *,
+    image: str = "",
+    label: str = "",
+    size: int = 0,
+    workers: int = 0,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Data:
+    """A Hugging Face data set from a local path: one saved with ``save_to_disk``, or its files.
+
+    Needs the extra ``limbeck[data]``.
+
+    Args:
+        path: the folder that ``DatasetDict.save_to_disk`` wrote, or one that
+            ``datasets.load_dataset`` reads.
+        image: the images' column; by default the one that holds images.
+        label: the labels' column; by default ``label`` or the first of whole numbers.
+        size: resize to this height and width; 0 keeps the size, which must then be the same in all.
+        workers: processes that decode, if the images do not fit in memory.
+        validation: fraction of the training samples, if there is no validation split.
+        test: fraction of the training samples, if there is no test split.
+        seed: of the cuts.
+        limit: at most so many training samples, and half as many of the others.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "the source 'huggingface' needs the package datasets",
+            remedy='Install it: pip install "limbeck[data]".',
+        ) from error
+    folder = _folder(path, "a data set")
+    try:
+        loaded = (
+            datasets.load_from_disk(str(folder))
+            if any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
+            else datasets.load_dataset(str(folder))
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"{folder} could not be read as a data set: {error}") from error
+    tables = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    found: dict[str, Samples] = {}
+    names: tuple[str, ...] = ()
+    for split, aliases in _SPLITS.items():
+        for table in (tables[name] for name in aliases if name in tables):
+            schema = table.features.arrow_schema
+            pictures = _column(schema, image, "image", _holds_images)
+            numbers = _column(schema, label, "label", _holds_integers)
+            rows = table.cast_column(pictures, datasets.Image(decode=False))[pictures]
+            images = [row["bytes"] or Path(row["path"]) for row in rows]
+            labels = torch.tensor(list(table[numbers]), dtype=torch.int64)
+            found[split] = encoded(images, labels, size, workers, str(folder))
+            names = names or tuple(getattr(table.features[numbers], "names", ()))
+    if "train" not in found:
+        raise InputError(f"{folder} holds the splits {sorted(tables)}", expected="one named train")
+    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    return complete(found, names, folder.name, finish=in_memory, **cuts)
+
+
+def _folder(path: str | Path, holding: str) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder {folder}",
+            expected=f"a folder with {holding}",
+            remedy="Set data.path.",
+        )
+    return folder
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, hidden ones left out."""
+    entries = sorted(root.iterdir())
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _by_split(entries: Sequence[Path], folder: Path, example: str) -> dict[str, list[Path]]:
+    """Group files or folders by the split with which their names begin."""
+    found: dict[str, list[Path]] = {}
+    for split, aliases in _SPLITS.items():
+        matching = [entry for entry in entries if entry.name.split(".")[0].split("-")[0] in aliases]
+        if matching:
+            found[split] = matching
+    if "train" not in found:
+        listed = ", ".join(entry.name for entry in entries[:8]) or "nothing of the kind"
+        raise InputError(f"{folder} holds {listed}", expected=f"at least {example}")
+    return found
+
+
+def _column(schema: Any, wanted: str, default: str, fits: Any) -> str:
+    """Return the column asked for, or the default one, or the first that fits."""
+    if wanted:
+        if wanted not in schema.names:
+            raise unknown("column", wanted, schema.names)
+        return wanted
+    fitting = [name for name in schema.names if fits(schema.field(name).type)]
+    if not fitting:
+        raise InputError(
+            f"none of the columns {', '.join(schema.names)} can hold the {default}s",
+            remedy=f"Name one: data.options.{default}.",
+        )
+    return default if default in fitting else fitting[0]
+
+
+def _holds_images(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _holds_integers(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_integer(kind))
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...]:
+    """Return the class names that Hugging Face keeps in a Parquet file's metadata, if any."""
+    features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    found = features.get("info", {}).get("features", {}).get(column, {})
+    return tuple(found.get("names", ()))

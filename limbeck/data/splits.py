@@ -1,0 +1,105 @@
+"""What a source yields: three sets of samples and what is known about them.
+
+Letters: N samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from limbeck.data.random import key
+from limbeck.data.samples import Samples
+from limbeck.errors import InputError
+
+__all__ = ["Data", "carve"]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Training, validation and test samples that share no sample.
+
+    Attributes:
+        train: what the student learns from.
+        validation: what choices are made on (best epoch, early stopping, search).
+        test: what is measured once, at the end.
+        labels: the classes' names, in the order of their numbers; empty if there are no classes.
+        name: for messages and reports.
+    """
+
+    train: Samples
+    validation: Samples
+    test: Samples
+    labels: tuple[str, ...] = ()
+    name: str = "data"
+
+    def fingerprint(self) -> str:
+        """Return a short text that changes when any of the samples changes."""
+        parts = [split.fingerprint() for split in (self.train, self.validation, self.test)]
+        return hashlib.sha256(" ".join([*parts, *self.labels]).encode()).hexdigest()[:16]
+
+    def limited(self, most: int) -> Data:
+        """Return the same data with at most ``most`` training samples (and half as many others).
+
+        Which samples stay is decided by a hash of their ids: sets are often sorted by class.
+        """
+        fewer = max(1, most // 2)
+        return replace(
+            self,
+            train=_some(self.train, most),
+            validation=_some(self.validation, fewer),
+            test=_some(self.test, fewer),
+        )
+
+
+def carve(
+    samples: Samples, fraction: float, *, seed: int = 0, by: str | None = "targets"
+) -> tuple[Samples, Samples]:
+    """Cut a part off a set: the same part whenever the same samples are there.
+
+    Which samples go is decided by a hash of (seed, id), class by class, so that both parts have the
+    classes in the same proportions.
+
+    Args:
+        samples: N samples.
+        fraction: of each class, above 0 and below 1; at least one sample goes and one stays.
+        seed: another seed cuts another part.
+        by: the field whose values are kept in proportion; ``None`` for none.
+
+    Returns:
+        What stays and what was cut off.
+
+    >>> from limbeck.data import Arrays
+    >>> stays, cut = carve(Arrays.of(targets=torch.tensor([0] * 8 + [1] * 4)), 0.25)
+    >>> cut.column("targets").tolist()
+    [0, 0, 1]
+    """
+    if not 0 < fraction < 1 or len(samples) < 2:
+        raise InputError(
+            f"a fraction of {fraction} to cut off {len(samples)} samples",
+            expected="a number above 0 and below 1, and at least two samples",
+        )
+    groups = samples.column(by) if by else torch.zeros(len(samples), dtype=torch.int64)
+    order = key(seed, samples.ids, 0).argsort()
+    cut = torch.zeros(len(samples), dtype=torch.bool)
+    for value in groups.unique():
+        members = order[groups[order] == value]
+        cut[members[: round(len(members) * fraction)]] = True
+    cut = _neither_empty(cut, order)
+    return samples.subset((~cut).nonzero().squeeze(1)), samples.subset(cut.nonzero().squeeze(1))
+
+
+def _some(samples: Samples, most: int) -> Samples:
+    return samples.subset(key(0, samples.ids, 0).argsort()[:most].sort().values)
+
+
+def _neither_empty(cut: Tensor, order: Sequence[int] | Tensor) -> Tensor:
+    if not cut.any():
+        cut[order[0]] = True
+    if cut.all():
+        cut[order[0]] = False
+    return cut
