@@ -1,0 +1,60 @@
+"""Metrics that torchmetrics lacks, as torchmetrics.
+
+Letters: B samples, C classes, K bins.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["CrossEntropy", "Reliability"]
+
+
+class CrossEntropy(Metric):
+    """Mean cross-entropy of logits (B, C) with labels (B,), in nats."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch."""
+        self.total += F.cross_entropy(logits, labels, reduction="sum")
+        self.count += len(labels)
+
+    def compute(self) -> Tensor:
+        """Return the mean so far."""
+        return self.total / self.count
+
+
+class Reliability(Metric):
+    """Confidence against accuracy, in equal bins of confidence.
+
+    :meth:`compute` returns (K, 3): in each bin the number of samples, the sum of their confidences
+    and the number that were right.
+    """
+
+    sums: Tensor
+
+    def __init__(self, bins: int = 15) -> None:
+        super().__init__()
+        self.bins = bins
+        self.add_state("sums", torch.zeros(bins, 3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch."""
+        confidence, answer = logits.softmax(dim=1).max(dim=1)
+        place = (confidence * self.bins).ceil().long().clamp_(1, self.bins) - 1
+        rows = torch.stack([torch.ones_like(confidence), confidence, answer == labels], dim=1)
+        self.sums.index_add_(0, place, rows.double())
+
+    def compute(self) -> Tensor:
+        """Return the sums so far."""
+        return self.sums

@@ -1,0 +1,165 @@
+"""Classification: one label out of C for each sample.
+
+Letters: B samples, C classes, K bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from limbeck.data.samples import Batch, as_batch
+from limbeck.errors import InputError
+from limbeck.tasks.task import Meter, Quality
+
+__all__ = ["Classification"]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One label out of ``classes`` for each sample, whatever the samples are.
+
+    A batch is (inputs, targets), or a mapping in which the two have the given names. Metrics:
+    ``accuracy`` and ``top5_accuracy`` (fractions), ``loss`` (cross-entropy in nats) and ``ece``
+    (expected calibration error, 15 bins, Guo et al. 2017, arXiv:1706.04599).
+
+    Attributes:
+        classes: C.
+        labels: the classes' names; their numbers if left out.
+        input_names: in a mapping, the name of what models are called with; several names make a
+            mapping of named arguments.
+        target_name: in a mapping, the name of the labels, (B,) int64 from 0 to C − 1.
+        label_smoothing: ε of the label loss (Szegedy et al. 2016, arXiv:1512.00567).
+
+    >>> task = Classification(3)
+    >>> task.label_loss(torch.zeros(2, 3), task.named((torch.zeros(2, 5), torch.tensor([0, 2]))))
+    tensor(1.0986)
+    """
+
+    classes: int
+    labels: Sequence[str] = ()
+    input_names: str | tuple[str, ...] = "inputs"
+    target_name: str = "targets"
+    label_smoothing: float = 0.0
+    name: str = "classification"
+    selection: str = "accuracy"
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if self.classes < 2 or (self.labels and len(self.labels) != self.classes):
+            raise InputError(
+                f"{self.classes} classes with {len(self.labels)} names",
+                expected="at least 2 classes, and a name for each or none",
+            )
+
+    def named(self, batch: Any) -> Batch:
+        if isinstance(batch, Mapping) and {"inputs", "targets"} <= batch.keys():
+            return dict(batch)
+        return as_batch(batch, self.input_names, self.target_name)
+
+    def inputs(self, batch: Batch) -> Any:
+        return batch["inputs"]
+
+    def targets(self, batch: Batch) -> Tensor:
+        labels: Tensor = batch["targets"]
+        return labels
+
+    def mask(self, batch: Batch) -> None:
+        return None
+
+    def count(self, batch: Batch) -> int:
+        return len(self.targets(batch))
+
+    def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.cross_entropy(
+                logits.float(), self.targets(batch), label_smoothing=self.label_smoothing
+            )
+
+    def check(self, batch: Batch) -> None:
+        labels, inputs = self.targets(batch), self.inputs(batch)
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            raise InputError(
+                f"labels of type {labels.dtype} and shape {tuple(labels.shape)}",
+                expected="one int64 label per sample",
+            )
+        wrong = (labels < 0) | (labels >= self.classes)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise InputError(
+                f"{_sample(batch, row)} has label {int(labels[row])}",
+                expected=f"0 to {self.classes - 1}: there are {self.classes} classes",
+                consequence="Training would fail or read foreign memory.",
+            )
+        for values in (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):
+            finite = torch.isfinite(values).unsqueeze(1).flatten(1).all(dim=1)
+            if not finite.all():
+                row = int((~finite).nonzero()[0])
+                raise InputError(
+                    f"{_sample(batch, row)} holds NaN or infinite values",
+                    expected="finite inputs",
+                    consequence="The loss would become NaN and the weights with it.",
+                )
+
+    def check_logits(self, logits: Tensor, whose: str) -> None:
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise InputError(
+                f"the {whose}'s logits have the shape {tuple(logits.shape)}",
+                expected=f"(B, {self.classes}): the data has {self.classes} classes",
+                remedy=f"Build the {whose} with {self.classes} classes.",
+            )
+
+    def meter(self) -> Meter:
+        return _Meter(self)
+
+
+class _Meter:
+    def __init__(self, task: Classification) -> None:
+        self.task = task
+        self._metrics = _metrics(task.classes)
+        self._device = torch.device("cpu")
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        if logits.device != self._device:
+            self._device = logits.device
+            self._metrics.to(logits.device)
+        self._metrics.update(logits.float(), self.task.targets(batch))
+
+    def compute(self) -> Quality:
+        # A process without samples must take part too: the others wait for its share.
+        found = {name: value.tolist() for name, value in self._metrics.compute().items()}
+        confusion, bins = found.pop("confusion"), found.pop("reliability")
+        count = sum(row[0] for row in bins)
+        if count == 0:
+            raise InputError("there were no samples to measure on")
+        found["ece"] = sum(abs(row[1] - row[2]) for row in bins) / count
+        return Quality(found, {"confusion": confusion, "reliability": bins})
+
+
+def _metrics(classes: int) -> Any:
+    """Build the torchmetrics collection; imported here, since that takes a second."""
+    from torchmetrics import Metric, MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+    from limbeck.tasks.calibration import CrossEntropy, Reliability
+
+    plain: dict[str, Any] = {"num_classes": classes, "validate_args": False}
+    chosen: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(average="micro", **plain),
+        "loss": CrossEntropy(),
+        "confusion": MulticlassConfusionMatrix(**plain),
+        "reliability": Reliability(bins=15),
+    }
+    if classes > 5:
+        chosen["top5_accuracy"] = MulticlassAccuracy(average="micro", top_k=5, **plain)
+    return MetricCollection(chosen, compute_groups=False)
+
+
+def _sample(batch: Batch, row: int) -> str:
+    return f"sample {int(batch['id'][row])}" if "id" in batch else f"sample {row} of the batch"
