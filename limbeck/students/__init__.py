@@ -1,0 +1,19 @@
+"""Who learns: small reference models, models shrunk from a teacher, adapters, saved students."""
+
+from limbeck.students import zoo
+from limbeck.students.adapters import Alignment, align
+from limbeck.students.build import Blueprint, load, load_weights, read_weights, save
+from limbeck.students.shrink import shrink, shrink_rule
+
+__all__ = [
+    "Alignment",
+    "Blueprint",
+    "align",
+    "load",
+    "load_weights",
+    "read_weights",
+    "save",
+    "shrink",
+    "shrink_rule",
+    "zoo",
+]

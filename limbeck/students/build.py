@@ -1,0 +1,210 @@
+"""Building models by name, and keeping trained ones in a folder that says how to build them.
+
+Letters: B samples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from limbeck._version import __version__
+from limbeck.data.preprocess import Normalize
+from limbeck.errors import InputError
+from limbeck.files import atomically, read_json, write_json
+from limbeck.imports import attribute, call_theirs, is_path
+from limbeck.students import zoo
+from limbeck.students.shrink import shrink
+
+__all__ = ["Blueprint", "load", "load_weights", "read_weights", "save", "tensors"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How to build a model, in words that JSON can keep.
+
+    Attributes:
+        build: a zoo model's name or ``package.module:function``.
+        args: its arguments.
+        depth: fraction of the built model's layers to keep, 1 to keep it as it is.
+        width: fraction of its channels to keep.
+
+    >>> Blueprint("resnet56", {"classes": 10}, depth=0.5).model().config["args"]["depth"]
+    32
+    """
+
+    build: str
+    args: Mapping[str, Any]
+    depth: float = 1.0
+    width: float = 1.0
+
+    def model(self) -> nn.Module:
+        """Return a new, untrained model.
+
+        Raises:
+            InputError: the name or an argument is wrong, or the function did not return a module.
+        """
+        if is_path(self.build):
+            model = call_theirs(self.build, attribute(self.build), self.args)
+        else:
+            model = zoo.build(self.build, **self.args)
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"{self.build} returned a {type(model).__name__}", expected="a torch.nn.Module"
+            )
+        if (self.depth, self.width) != (1.0, 1.0):
+            return shrink(model, depth=self.depth, width=self.width)
+        return model
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights on the CPU; those that share memory once, under the first name.
+
+    >>> tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> tied[1].weight = tied[0].weight
+    >>> sorted(tensors(tied))
+    ['0.bias', '0.weight', '1.bias']
+    """
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    state = model.state_dict()
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr() or id(tensor), tuple(tensor.shape)), name)
+    return {name: state[name].detach().cpu().contiguous() for name in first.values()}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or of a checkpoint that holds nothing but tensors.
+
+    Of a checkpoint that keeps them under ``state_dict`` or ``model``, that part is taken; a prefix
+    ``module.`` that all names have, from data-parallel training, is dropped. Nothing is unpickled
+    but tensors.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}", expected="weights") from None
+    except Exception as error:  # A damaged file can raise anything.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} could not be read: {reason}",
+            expected="safetensors, or a checkpoint that holds nothing but tensors",
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise InputError(f"{path} holds more than tensors", expected="a state dict")
+    if all(name.startswith("module.") for name in found):
+        return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return found
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a file's tensors into a model; every one must fit.
+
+    Counters of batch norm may be absent, as in files older than they are.
+
+    Raises:
+        InputError: the file cannot be read, or names or shapes differ from the model's.
+    """
+    weights, own = read_weights(path), model.state_dict()
+    if all(name.startswith("module.") for name in own) and not weights.keys() & own.keys():
+        weights = {f"module.{name}": tensor for name, tensor in weights.items()}
+    needed = (k for k in tensors(model) if not k.endswith("num_batches_tracked"))
+    missing = [key for key in needed if key not in weights]
+    strange = [key for key in weights if key not in own]
+    unequal = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    if missing or strange or unequal:
+        told = [
+            f"{len(keys)} {what} (first: {keys[0]}{_shapes(own, weights, keys[0])})"
+            for keys, what in (
+                (missing, "missing"),
+                (strange, "that the model lacks"),
+                (unequal, "of another shape"),
+            )
+            if keys
+        ]
+        raise InputError(
+            f"{path} does not fit {type(model).__name__}: {'; '.join(told)}",
+            expected="the weights of the same model, with the same number of classes",
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def save(folder: Path, model: nn.Module, blueprint: Blueprint, facts: Mapping[str, Any]) -> None:
+    """Write a trained model with all that is needed to build it again.
+
+    Args:
+        folder: made if it does not exist; gets ``model.safetensors`` and ``student.json``.
+        model: the trained model.
+        blueprint: how to build it.
+        facts: further entries of ``student.json``: ``normalize``, ``labels``, ``input``, ...
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomically(folder / "model.safetensors") as draft:
+        save_file(tensors(model), draft)
+    plan = {
+        "build": blueprint.build,
+        "args": dict(blueprint.args),
+        "depth": blueprint.depth,
+        "width": blueprint.width,
+    }
+    write_json(folder / "student.json", {"limbeck": __version__, **plan, **facts})
+
+
+def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
+    """Return a trained student from the folder that a run wrote, in eval mode.
+
+    Its preprocessing is part of it: it takes images (B, C, H, W) from 0 to 1 and returns logits
+    (B, C). ``student.model`` is the bare network.
+
+    Args:
+        folder: a run's ``student/``.
+        trust_code: whether a student that is built by ``package.module:function`` may be; that
+            function is then imported and called. Students of Limbeck's own zoo need no trust.
+
+    Raises:
+        InputError: the folder is not a student's, a file in it is damaged, or it names code that
+            was not trusted.
+    """
+    folder = Path(folder)
+    if not (folder / "student.json").is_file():
+        raise InputError(f"{folder} holds no student.json", expected="a run's folder student/")
+    try:
+        facts = read_json(folder / "student.json")
+        plan = Blueprint(*(facts[key] for key in ("build", "args", "depth", "width")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'student.json'} is damaged: {type(error).__name__}: {error}"
+        ) from error
+    if is_path(plan.build) and not trust_code:
+        raise InputError(
+            f"the student in {folder} is built by {plan.build}",
+            consequence="Loading it would run that code.",
+            remedy="If you know where the folder comes from: load(folder, trust_code=True).",
+        )
+    model = plan.model()
+    load_weights(model, folder / "model.safetensors")
+    normalize = facts.get("normalize")
+    first = Normalize(normalize["mean"], normalize["std"]) if normalize else nn.Identity()
+    return nn.Sequential(OrderedDict(preprocess=first, model=model)).eval()
+
+
+def _shapes(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], key: str) -> str:
+    if key in own and key in theirs:
+        return f", {tuple(theirs[key].shape)} for {tuple(own[key].shape)}"
+    return ""

@@ -1,0 +1,153 @@
+"""Small reference models, by name: students to begin with, and the networks of published tables.
+
+=========================================  ========================================================
+name                                       model
+=========================================  ========================================================
+``resnet8`` ... ``resnet110``              CIFAR ResNet as in the CIFAR-100 distillation benchmark
+``resnet8x4``, ``resnet32x4``              the same, four times wider
+``wrn_16_1`` ... ``wrn_40_2``              wide ResNet: depth, then width
+``vgg8`` ... ``vgg19``                     VGG with batch norm and one linear layer
+``mobilenet_v2``                           half width, expansion 6
+``shufflenet_v1``, ``shufflenet_v2``       of size 1×
+``cnn``, ``mlp``                           plain, without batch norm
+``resnet``, ``wide_resnet``, ``vgg``       the families, of any size
+=========================================  ========================================================
+
+The benchmark is that of Tian et al. 2020, "Contrastive Representation Distillation",
+arXiv:1910.10699, whose ResNets have convolutional shortcuts (option B). The pretrained CIFAR-10
+ResNets of github.com/akamaster/pytorch_resnet_cifar10 have shortcuts without parameters (option A):
+``build("resnet20", shortcut="A")`` loads their weights.
+
+A model takes float images (B, C, H, W), or samples (B, D) for ``mlp``, and returns logits (B, C).
+Its ``config`` builds it again, untrained: ``build(config["build"], **config["args"])``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from limbeck.errors import InputError, unknown
+from limbeck.students.zoo.cnn import CNN, cnn
+from limbeck.students.zoo.mlp import MLP, mlp
+from limbeck.students.zoo.mobilenet import MobileNetV2, mobilenet_v2
+from limbeck.students.zoo.resnet import ResNet, benchmark_resnet, resnet
+from limbeck.students.zoo.shufflenet import (
+    ShuffleNetV1,
+    ShuffleNetV2,
+    shufflenet_v1,
+    shufflenet_v2,
+)
+from limbeck.students.zoo.vgg import VGG, vgg
+from limbeck.students.zoo.wide_resnet import WideResNet, wide_resnet
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "VGG",
+    "MobileNetV2",
+    "ResNet",
+    "ShuffleNetV1",
+    "ShuffleNetV2",
+    "WideResNet",
+    "arguments",
+    "build",
+    "cnn",
+    "mlp",
+    "mobilenet_v2",
+    "names",
+    "resnet",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "vgg",
+    "wide_resnet",
+]
+
+_NARROW, _FOUR_TIMES = (16, 16, 32, 64), (32, 64, 128, 256)
+
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
+    "mlp": mlp,
+    "mobilenet_v2": mobilenet_v2,
+    "resnet": resnet,
+    "resnet8": partial(benchmark_resnet, 8, _NARROW),
+    "resnet14": partial(benchmark_resnet, 14, _NARROW),
+    "resnet20": partial(benchmark_resnet, 20, _NARROW),
+    "resnet32": partial(benchmark_resnet, 32, _NARROW),
+    "resnet44": partial(benchmark_resnet, 44, _NARROW),
+    "resnet56": partial(benchmark_resnet, 56, _NARROW),
+    "resnet110": partial(benchmark_resnet, 110, _NARROW),
+    "resnet8x4": partial(benchmark_resnet, 8, _FOUR_TIMES),
+    "resnet32x4": partial(benchmark_resnet, 32, _FOUR_TIMES),
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
+    "vgg": vgg,
+    "vgg8": partial(vgg, (1, 1, 1, 1, 1)),
+    "vgg11": partial(vgg, (1, 1, 2, 2, 2)),
+    "vgg13": partial(vgg, (2, 2, 2, 2, 2)),
+    "vgg16": partial(vgg, (2, 2, 3, 3, 3)),
+    "vgg19": partial(vgg, (2, 2, 4, 4, 4)),
+    "wide_resnet": wide_resnet,
+    "wrn_16_1": partial(wide_resnet, 16, 1),
+    "wrn_16_2": partial(wide_resnet, 16, 2),
+    "wrn_40_1": partial(wide_resnet, 40, 1),
+    "wrn_40_2": partial(wide_resnet, 40, 2),
+}
+
+
+def names() -> list[str]:
+    """Return the names of all models, sorted.
+
+    >>> names()[:3]
+    ['cnn', 'mlp', 'mobilenet_v2']
+    """
+    return sorted(_FACTORIES)
+
+
+def arguments(name: str) -> list[str]:
+    """Return the names of the arguments that the model of that name takes.
+
+    >>> arguments("mlp")
+    ['features', 'hidden', 'classes']
+    """
+    if name not in _FACTORIES:
+        raise unknown("zoo model", name, _FACTORIES)
+    return list(inspect.signature(_FACTORIES[name]).parameters)
+
+
+def build(name: str, /, **args: Any) -> nn.Module:
+    """Return a new, untrained model of that name.
+
+    Args:
+        name: one of :func:`names`.
+        args: the arguments of its factory, such as ``classes``.
+
+    Raises:
+        InputError: the name is unknown (near ones are listed), an argument is unknown or missing
+            (all are listed), or a value does not fit.
+
+    >>> build("resnet8x4", classes=100).config["args"]["widths"]
+    [32, 64, 128, 256]
+    """
+    arguments(name)
+    factory = _FACTORIES[name]
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        raise InputError(f"zoo model {name!r}: {error}", expected=_listed(signature)) from error
+    return factory(**args)
+
+
+def _listed(signature: inspect.Signature) -> str:
+    """Return the parameters with their defaults, as one would write them."""
+    return ", ".join(
+        parameter.name
+        if parameter.default is parameter.empty
+        else f"{parameter.name}={parameter.default!r}"
+        for parameter in signature.parameters.values()
+    )
