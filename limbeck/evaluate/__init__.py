@@ -1,0 +1,21 @@
+"""What a model is worth and what it costs."""
+
+from limbeck.evaluate.cost import Cost, Timing, costs, peak_memory, size_bytes, timings
+from limbeck.evaluate.quality import Measured, evaluate
+from limbeck.evaluate.similarity import cka, layer_similarity, natural_taps
+from limbeck.knowledge.model import macs
+
+__all__ = [
+    "Cost",
+    "Measured",
+    "Timing",
+    "cka",
+    "costs",
+    "evaluate",
+    "layer_similarity",
+    "macs",
+    "natural_taps",
+    "peak_memory",
+    "size_bytes",
+    "timings",
+]

@@ -1,0 +1,398 @@
+"""One self-contained HTML page about a run.
+
+The template holds the prose; here are the numbers in it. What a run does not hold is left out, and
+so is what this page does not know, since it must not know a modality.
+
+Letters: C classes, K bins, S seeds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+from numpy.typing import ArrayLike, NDArray
+
+from limbeck.report import figures
+from limbeck.report.figures import Curve, Point
+from limbeck.report.summary import spread
+
+__all__ = ["render"]
+
+_ROLES = ("teacher", "student", "control")
+_MOST_CLASSES, _MOST_IN_MAP = 30, 20
+_SHARES = {"ece", "agreement"}
+_TITLES = {
+    "top5_accuracy": "Top-5 accuracy",
+    "ece": "Calibration error (ECE)",
+    "loss": "Loss, nats",
+    "kl": "KL from the teacher, nats",
+    "agreement": "Agreement with the teacher",
+}
+_Found = Mapping[str, Any]
+_Floats = NDArray[np.float64]
+_Rows = list[tuple[str, list[tuple[str, str]]]]
+
+
+def render(report: _Found, details: _Found, recipe: str) -> str:
+    """Return the page.
+
+    Args:
+        report: what ``report.json`` holds.
+        details: what ``details.json`` holds: histories, confusions, reliability, similarity.
+        recipe: the resolved recipe, in YAML.
+    """
+    from plotly.offline import get_plotlyjs
+
+    return _template().render(
+        report=report,
+        details=details,
+        recipe=recipe,
+        models=_models(report),
+        metric=_title(report["selection"]["metric"]),
+        gain=_gain(report),
+        ratios=_ratios(report),
+        table=_table(report),
+        training=_training(report, details),
+        costs=_costs(report),
+        classes=_classes(details),
+        calibration=_calibration(details),
+        inside=_inside(details),
+        light=figures.LIGHT,
+        dark=figures.DARK,
+        shades={light: figures.DARK[name] for name, light in figures.LIGHT.items()},
+        style=Markup(_text("style.css")),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+@cache
+def _template() -> Template:
+    """Return the template; whatever is put into it is escaped, and a missing name is an error."""
+    env = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    own = (_amount, _at, _colour_roles, _prefixed, _scale, _source_hash, _spread)
+    env.filters.update({each.__name__.strip("_"): each for each in own})
+    env.filters |= {"signed": figures.signed, "thousands": "{:,}".format}
+    env.filters["bytes"] = partial(_prefixed, unit="B")
+    env.tests["between"] = lambda value, low, high: low <= value <= high
+    return env.from_string(_text("template.html"))
+
+
+def _text(name: str) -> str:
+    return files("limbeck.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _source_hash(script: str) -> str:
+    """Return how a content security policy names the one script that may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _colour_roles(sentence: str) -> Markup:
+    """Return an escaped sentence in which the roles have their colours."""
+    marked = r'<b class="role \1">\1</b>'
+    return Markup(re.sub(rf"\b({'|'.join(_ROLES)})\b", marked, str(escape(sentence))))
+
+
+def _amount(value: float | None) -> str:
+    """Return a number with three significant digits, or that there is none."""
+    if value is None:
+        return "not measured"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = 2 - math.floor(math.log10(abs(value)))
+    return f"{round(value, decimals):,.{max(0, decimals)}f}".replace("-", "−")
+
+
+def _prefixed(value: float | None, unit: str = "", shown: Callable[..., str] = _amount) -> str:
+    """Return a number with a prefix for its thousands, and its unit."""
+    if value is None:
+        return "not measured"
+    power = min(4, max(0, math.floor(math.log10(max(value, 1)) / 3)))
+    return f"{shown(value / 1000**power)} {('', 'k', 'M', 'G', 'T')[power]}{unit}".rstrip()
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name) or name.replace("_", " ").capitalize()
+
+
+def _scale(metric: str) -> tuple[float, str]:
+    """Return by what a metric is multiplied, and the unit that it then has."""
+    share = metric.endswith("accuracy") or metric in _SHARES
+    return (100.0, "%") if share else (1.0, "")
+
+
+def _models(report: _Found) -> dict[str, _Found]:
+    """Return the models, the three roles first."""
+    found = report["models"]
+    return {name: found[name] for name in [*(r for r in _ROLES if r in found), *found]}
+
+
+def _at(found: Any, *path: str) -> Any:
+    """Return what lies at a path, or ``None``."""
+    for step in path:
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found
+
+
+def _ratios(report: _Found) -> dict[str, float | None]:
+    """Return the teacher's figures divided by the student's, as far as both are known."""
+    paths = {
+        "quality": ("quality", report["selection"]["metric"], "mean"),
+        "parameters": ("cost", "parameters"),
+        "size": ("cost", "size_bytes"),
+        "latency": ("cost", "latency_ms", "p50"),
+        "throughput": ("cost", "throughput_per_s"),
+    }
+    found = {}
+    for name, path in paths.items():
+        one, other = (_at(report["models"].get(role), *path) for role in ("teacher", "student"))
+        found[name] = one / other if one and other else None
+    return found
+
+
+def _gain(report: _Found) -> dict[str, Any] | None:
+    """Return by how much each student is better than the control of its seed."""
+    metric, models = report["selection"]["metric"], report["models"]
+    values = [_at(models.get(r), "quality", metric, "values") or [] for r in ("student", "control")]
+    if not values[1] or len(values[0]) != len(values[1]):
+        return None
+    sign = 1 if report["selection"]["higher_is_better"] else -1
+    return spread([sign * (one - other) for one, other in zip(*values, strict=True)])
+
+
+def _spread(found: _Found, metric: str, most: float | None = None) -> tuple[str, str]:
+    """Return a mean and its deviation, with the decimals that the row's largest mean calls for."""
+    (scale, unit), mean, deviation = _scale(metric), found["mean"], found.get("std")
+    decimals = 2 if unit else min(6, max(0, 2 - math.floor(math.log10(most or abs(mean) or 1))))
+    shown = f"{scale * mean:,.{decimals}f}".replace("-", "−")
+    return shown, "" if deviation is None else f" ± {scale * deviation:,.{decimals}f}"
+
+
+def _table(report: _Found) -> dict[str, _Rows]:
+    """Return the table's rows in groups; the template adds the costs."""
+    models, metric = _models(report).values(), report["selection"]["metric"]
+    quality = _measures([{metric: None} | model["quality"] for model in models])
+    last = _measures([{metric: _at(model, "last_quality", metric)} for model in models], "—")
+    quality[1:1] = [("… with the last epoch’s weights", cells) for _, cells in last]
+    likeness = [
+        {n: spread(v) for n, v in (_at(model, "fidelity", "values") or {}).items()}
+        if model.get("role") != "teacher"
+        else {}
+        for model in models
+    ]
+    return {
+        "Quality on the test samples": quality,
+        "Likeness to the teacher": _measures(likeness, "—"),
+    }
+
+
+def _measures(found: Sequence[_Found], absent: str = "not measured") -> _Rows:
+    """Return a row for each metric that some model has."""
+    rows: _Rows = []
+    for name in dict.fromkeys(name for measures in found for name in measures):
+        spreads = [measures.get(name) for measures in found]
+        most = max((abs(each["mean"]) for each in spreads if each), default=0.0)
+        cells = [_spread(each, name, most) if each else (absent, "") for each in spreads]
+        if any(spreads):
+            rows.append((_title(name) + (", %" if _scale(name)[1] else ""), cells))
+    return rows
+
+
+def _plot(figure: Any) -> dict[str, Any]:
+    """Return what the page's script draws."""
+    return {"spec": json.loads(figure.to_json()), "height": figure.layout.height}
+
+
+def _training(report: _Found, details: _Found) -> dict[str, Any]:
+    """Return both courses over epochs, and what the best epochs reached."""
+    metric = report["selection"]["metric"]
+    scale, unit = _scale(metric)
+    learners = [learner for learner in details.get("training", []) if learner.get("history")]
+    scores = [curve for x in learners if (curve := _curve(x, "validation", metric, scale))]
+    losses = [curve for x in learners if (curve := _curve(x, "train", "loss", 1.0))]
+    best: dict[str, list[float]] = {}
+    for curve in scores:
+        if curve.best is not None:
+            best.setdefault(curve.role, []).append(curve.values[curve.best])
+    log = all(value > 0 for curve in losses for value in curve.values)
+    return {
+        "score": _plot(figures.curves(scores, unit)) if scores else None,
+        "loss": _plot(figures.curves(losses, log=log)) if losses else None,
+        "log": log,
+        "best": {role: _amount(statistics.fmean(v)) + unit for role, v in best.items()},
+        "added": list(dict.fromkeys(term for x in learners for term in _added(x))),
+    }
+
+
+def _added(learner: _Found) -> list[str]:
+    """Return the parts of a student's loss that come from the teacher."""
+    terms = _at(learner["history"][-1], "train") or {}
+    return [t for t in terms if t not in ("loss", "label")] if learner["role"] == "student" else []
+
+
+def _curve(learner: _Found, part: str, name: str, scale: float) -> Curve | None:
+    values = [_at(entry, part, name) for entry in learner["history"]]
+    if None in values:
+        return None
+    role, seed = learner["role"], learner.get("seed", -1)
+    best = learner.get("best_epoch") if part == "validation" else None
+    told = role if seed < 0 else f"{role}, seed {seed}"
+    return Curve(role, told, [scale * value for value in values], best)
+
+
+def _costs(report: _Found) -> dict[str, Any]:
+    """Return quality over size and over latency, as far as two models have them."""
+    metric = report["selection"]["metric"]
+    scale, _ = _scale(metric)
+    kinds: Sequence[tuple[str, Callable[[float], str], tuple[str, ...]]] = (
+        ("size of the weights", lambda size: _prefixed(size, "B", "{:g}".format), ("size_bytes",)),
+        ("median latency, ms", "{:g}".format, ("latency_ms", "p50")),
+    )
+    plots = {}
+    for title, told, path in kinds:
+        points = [
+            Point(name, cost, [scale * value for value in model["quality"][metric]["values"]])
+            for name, model in _models(report).items()
+            if (cost := _at(model, "cost", *path))
+        ]
+        if len(points) > 1:
+            plots[title] = _plot(figures.against(points, told, title))
+    return plots
+
+
+def _classes(details: _Found) -> dict[str, Any] | None:
+    """Return what changed for single classes, and between which the models err."""
+    tables = {role: found for role in _ROLES if (found := _measured(details, role, "confusion"))}
+    if "student" not in tables or len(tables) < 2:
+        return None
+    base = "control" if "control" in tables else "teacher"
+    names = list(details.get("labels") or range(len(tables["student"][0])))
+    rates = {role: 100 * class_accuracies(found) for role, found in tables.items()}
+    gains = rates["student"] - rates[base]
+    told = [n for n in range(len(names)) if not any(math.isnan(rate[n]) for rate in rates.values())]
+    if not told:
+        return None
+    most = sorted(told, key=lambda n: -abs(gains[n]))[:_MOST_CLASSES]
+    shown = sorted(most, key=lambda n: -gains[n])
+    columns = {role: [float(rate[n]) for n in shown] for role, rate in rates.items()}
+    return {
+        "plot": _plot(figures.classes([names[n] for n in shown], columns, base)),
+        "base": base,
+        "roles": list(tables),
+        "shown": len(shown),
+        "all": len(names),
+        "changes": [(names[n], float(gains[n])) for n in shown],
+        "sample": 100 / float(np.median([sum(row) for row in tables["student"][0] if sum(row)])),
+        "confusions": _confusions(names, tables) if "teacher" in tables else None,
+    }
+
+
+def _confusions(names: Sequence[Any], tables: Mapping[str, ArrayLike]) -> dict[str, Any]:
+    points = 100 * confusion_difference(tables["student"], tables["teacher"])
+    pairs = [(names[a], names[b], float(points[a, b])) for a, b in top_pairs(points, 10)]
+    small = len(names) <= _MOST_IN_MAP
+    return {"pairs": pairs, "plot": _plot(figures.confusions(names, points)) if small else None}
+
+
+def _calibration(details: _Found) -> list[dict[str, Any]]:
+    """Return each role's reliability, its calibration error and how much too sure it is."""
+    found = []
+    for role in _ROLES:
+        if tables := _measured(details, role, "reliability"):
+            points = bins(tables) * [100, 100, 1]
+            found.append(
+                {
+                    "role": role,
+                    "plot": _plot(figures.reliability(role, points)),
+                    "error": _spread(spread([calibration_error(t) for t in tables]), "ece"),
+                    "excess": float(np.average(points[:, 0] - points[:, 1], weights=points[:, 2])),
+                }
+            )
+    return found
+
+
+def _inside(details: _Found) -> list[dict[str, Any]]:
+    """Return how alike the layers of each role and the teacher are."""
+    found = []
+    for role, alike in (details.get("similarity") or {}).items():
+        closest = np.asarray(alike["cka"], float).max(axis=1)
+        found.append(
+            {
+                "role": role,
+                "plot": _plot(figures.similarity(alike, role)),
+                "mean": float(closest.mean()),
+                "least": (alike["first"][int(closest.argmin())], float(closest.min())),
+            }
+        )
+    return found
+
+
+def _measured(details: _Found, role: str, kind: str) -> list[Any]:
+    """Return what was measured of a role, by seed."""
+    seeds = (details.get("measured") or {}).get(role) or []
+    return [entry[kind] for entry in seeds if entry.get(kind)]
+
+
+def class_accuracies(tables: ArrayLike) -> _Floats:
+    """Return the accuracy of each class, mean over seeds; NaN for a class without samples.
+
+    Args:
+        tables: confusion counts (S, C, C); a row for each label, a column for each answer.
+    """
+    found: _Floats = np.diagonal(_rates(tables).mean(axis=0)).copy()
+    return found
+
+
+def confusion_difference(student: ArrayLike, teacher: ArrayLike) -> _Floats:
+    """Return by how much more often the student gives each wrong answer (C, C), −1 to 1.
+
+    The right answers, and classes without samples, are NaN. Both are confusion counts (S, C, C).
+    """
+    found: _Floats = _rates(student).mean(axis=0) - _rates(teacher).mean(axis=0)
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+def top_pairs(difference: _Floats, count: int) -> list[tuple[int, int]]:
+    """Return (label, answer) where a difference of confusions is largest, in either direction."""
+    sizes = np.nan_to_num(np.abs(difference)).ravel()
+    order = np.argsort(-sizes, kind="stable")[:count]
+    return [divmod(int(place), len(difference)) for place in order if sizes[place] > 0]
+
+
+def bins(tables: ArrayLike) -> _Floats:
+    """Return mean confidence, share of right answers and count of each filled bin.
+
+    Args:
+        tables: (S, K, 3): count, sum of confidences and number right, added up over seeds.
+    """
+    summed = np.asarray(tables, float).sum(axis=0)
+    count, confidence, right = summed[summed[:, 0] > 0].T
+    return np.stack([confidence / count, right / count, count], axis=1)
+
+
+def calibration_error(table: ArrayLike) -> float:
+    """Return the expected calibration error of one model's bins (K, 3), 0 to 1."""
+    count, confidence, right = np.asarray(table, float).T
+    return float(np.abs(confidence - right).sum() / count.sum())
+
+
+def _rates(tables: ArrayLike) -> _Floats:
+    counts = np.asarray(tables, float)
+    totals = counts.sum(axis=2, keepdims=True)
+    rates: _Floats = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    return rates

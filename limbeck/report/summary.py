@@ -1,0 +1,202 @@
+"""What a run came to, as ``report.json`` keeps it, and in a sentence."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from limbeck._version import __version__
+
+__all__ = ["environment", "spread", "summarise", "verdict"]
+
+_CHANGED = ("improved it by", "made it worse by")
+_ROLES = ("teacher", "student", "control")
+
+
+def summarise(
+    results: Mapping[str, Any],
+    *,
+    task: str,
+    seeds: Sequence[int],
+    selection: str,
+    higher_is_better: bool,
+    stages: Sequence[Mapping[str, Any]],
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return ``report.json``.
+
+    Figures that were not measured are ``None``.
+
+    Args:
+        results: what the evaluation stage wrote.
+        task: the task's name.
+        seeds: of the students.
+        selection: the metric that chose, and that the verdict speaks of.
+        higher_is_better: whether more of it is better.
+        stages: ``name``, ``seconds`` and ``skipped`` of each.
+        machine: where it ran, from :func:`environment`.
+    """
+    models = {role: _model(role, results) for role in _ROLES if role in results["models"]}
+    report: dict[str, Any] = {
+        "limbeck": __version__,
+        "task": task,
+        "seeds": list(seeds),
+        "selection": {"metric": selection, "higher_is_better": higher_is_better},
+        "test_samples": results["samples"],
+        "environment": dict(machine),
+        "models": models,
+        "stages": [dict(stage) for stage in stages],
+    }
+    return report | {"verdict": verdict(report)}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return the mean, the sample standard deviation (``None`` for one value) and the values.
+
+    >>> spread([1.0, 3.0])
+    {'mean': 2.0, 'std': 1.4142135623730951, 'values': [1.0, 3.0]}
+    """
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "values": list(values),
+    }
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """Return in a few sentences what the student keeps, what it costs, and what the teacher gave.
+
+    A gain over the control counts as clear if the mean of the differences, seed by seed, is more
+    than their standard deviation.
+    """
+    models, metric = report["models"], report["selection"]["metric"]
+    teacher, student = models["teacher"], models["student"]
+    own, theirs = (model["quality"][metric]["mean"] for model in (student, teacher))
+    told = [
+        f"The student reaches {_shown(metric, own)}, its teacher {_value(metric, theirs)}"
+        f"{_costs(student['cost'], teacher['cost'])}."
+    ]
+    if "control" in models:
+        told.append(_against_control(student, models["control"], report["selection"]))
+    return " ".join(told)
+
+
+def environment(threads: int, device: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the numbers depend on besides the recipe."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "limbeck": __version__,
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+        "precision": plan.get("precision"),
+        "channels_last": plan.get("channels_last"),
+        "compiled": plan.get("compiled"),
+    }
+
+
+def _model(role: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    found = results["models"][role]
+    cost = dict(results["cost"]["teacher" if role == "teacher" else "student"])
+    entry = {
+        "role": role,
+        "quality": _by_metric(found["quality"]),
+        "fidelity": _fidelity(found["fidelity"]),
+        "cost": cost,
+    }
+    if found.get("last_quality"):
+        entry["last_quality"] = _by_metric(found["last_quality"])
+    return entry
+
+
+def _by_metric(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    return {name: spread([entry[name] for entry in found]) for name in found[0]}
+
+
+def _fidelity(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Return the means under the measures' names, and all values beside them."""
+    measures = _by_metric(found) if found and found[0] else {}
+    means: dict[str, Any] = {name: measure["mean"] for name, measure in measures.items()}
+    return means | {"values": {name: measure["values"] for name, measure in measures.items()}}
+
+
+def _against_control(
+    student: Mapping[str, Any], control: Mapping[str, Any], selection: Mapping[str, Any]
+) -> str:
+    metric = selection["metric"]
+    pairs = zip(
+        student["quality"][metric]["values"], control["quality"][metric]["values"], strict=True
+    )
+    sign = 1 if selection["higher_is_better"] else -1
+    gains = [sign * (with_teacher - without) for with_teacher, without in pairs]
+    gain, among = statistics.fmean(gains), f"over {len(gains)} seeds"
+    reached = _shown(metric, control["quality"][metric]["mean"])
+    alone = f"Without a teacher the same network reaches {reached}"
+    if len(gains) == 1:
+        return (
+            f"{alone}: a difference of {_points(metric, gain)} on one seed, which proves nothing."
+        )
+    clear = abs(gain) > statistics.stdev(gains)
+    if clear:
+        better, worse = ("added", "took away") if _is_share(metric) else _CHANGED
+        verb = better if gain > 0 else worse
+        return f"{alone}: the teacher {verb} {_points(metric, abs(gain))} {among}."
+    return f"{alone}: a difference of {_points(metric, gain)} {among}, which is within the noise."
+
+
+def _costs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """Say how much smaller and faster the student is, as far as that was measured."""
+    told = []
+    if student["parameters"] and teacher["parameters"]:
+        ratio = teacher["parameters"] / student["parameters"]
+        told.append(
+            f"{_times(ratio)} fewer parameters"
+            if ratio >= 1
+            else f"{_times(1 / ratio)} more parameters"
+        )
+    if student["throughput_per_s"] and teacher["throughput_per_s"]:
+        speed = student["throughput_per_s"] / teacher["throughput_per_s"]
+        told.append(f"{_times(speed)} the throughput")
+    return f", with {' and '.join(told)}" if told else ""
+
+
+def _shown(metric: str, value: float) -> str:
+    shown = _value(metric, value)
+    return f"{shown} {metric}" if _is_share(metric) else f"a {metric} of {shown}"
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{value:.1%}" if _is_share(metric) else f"{value:.3f}"
+
+
+def _points(metric: str, value: float) -> str:
+    shown = f"{value * 100:.2f} points" if _is_share(metric) else f"{value:.3f}"
+    return shown.replace("-", "−")
+
+
+def _is_share(metric: str) -> bool:
+    return metric.endswith("accuracy")
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as told:
+            for line in told:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
