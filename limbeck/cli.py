@@ -1,0 +1,251 @@
+"""The command line: parse, call, print.
+
+Exit status: 0 done; 2 what the user gave was wrong; 130 interrupted, and can be resumed; 1 a fault
+of Limbeck's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limbeck._version import __version__
+from limbeck.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="limbeck",
+    help="Distil a large accurate model into a small fast one that you can ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(help="A bundled recipe, a YAML file, or a run's folder.")
+]
+Changes = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe.")
+]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME.")]
+RunName = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Let another recipe take the folder over.")
+]
+Reuse = Annotated[
+    Path | None, typer.Option(help="Take over the stages of another run that are the same.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Distil a large accurate model into a small fast one that you can ship."""
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    changes: Changes = [],  # noqa: B006 (typer copies it)
+    out: Out = None,
+    resume: Resume = False,
+    replace: Replace = False,
+    reuse: Reuse = None,
+) -> None:
+    """Do all that a recipe says: teacher, knowledge, students, controls, evaluation, report."""
+    _run(recipe, changes, out, resume=resume, replace=replace, reuse=reuse)
+
+
+@app.command()
+def teach(
+    recipe: RecipeName,
+    changes: Changes = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    replace: Replace = False,
+    reuse: Reuse = None,
+) -> None:
+    """Train a recipe's teacher, and stop."""
+    _run(recipe, changes, out, until="teacher", resume=resume, replace=replace, reuse=reuse)
+
+
+@app.command()
+def extract(
+    recipe: RecipeName,
+    changes: Changes = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    replace: Replace = False,
+    reuse: Reuse = None,
+) -> None:
+    """Write down what a recipe's teacher knows, and stop."""
+    _run(recipe, changes, out, until="knowledge", resume=resume, replace=replace, reuse=reuse)
+
+
+@app.command()
+def distill(
+    recipe: RecipeName,
+    changes: Changes = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    replace: Replace = False,
+    reuse: Reuse = None,
+) -> None:
+    """Train a recipe's students and controls, and stop."""
+    _run(recipe, changes, out, until="distill", resume=resume, replace=replace, reuse=reuse)
+
+
+@app.command()
+def evaluate(folder: RunName) -> None:
+    """Measure the models of a run again, and write its report anew."""
+    from limbeck import pipeline
+    from limbeck.console import Terminal
+
+    terminal = Terminal()
+    _show_result(pipeline.evaluate(folder, console=terminal), terminal)
+
+
+@app.command()
+def report(folder: RunName) -> None:
+    """Write the page of a finished run anew."""
+    from limbeck import pipeline
+
+    typer.echo(f"Report: {pipeline.report(folder)}")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The new recipe's name; NAME.yaml is written.")],
+    source: Annotated[
+        str, typer.Option("--from", help="Begin with a bundled recipe instead.")
+    ] = "",
+) -> None:
+    """Write a commented recipe to start from."""
+    from limbeck.recipe import find, template
+
+    file = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if file.exists():
+        raise InputError(f"{file} exists already", remedy="Give another name, or delete it.")
+    text = find(source)[0] if source else template(file.stem)
+    file.write_text(text, encoding="utf-8")
+    typer.echo(f"Wrote {file}. Next: limbeck run {file}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with Limbeck."""
+    from limbeck.recipe import bundled
+
+    for name, about in bundled().items():
+        typer.echo(f"{name:<12} {about}")
+
+
+@app.command()
+def methods(
+    name: Annotated[str, typer.Argument(help="A method to explain; all are listed without.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the methods of distillation, or explain one."""
+    import json
+
+    from limbeck.methods import catalogue
+
+    entries = catalogue()
+    if name and name not in entries:
+        from limbeck.errors import unknown
+
+        raise unknown("method", name, entries)
+    if as_json:
+        typer.echo(json.dumps(entries[name] if name else list(entries.values()), indent=2))
+    elif name:
+        typer.echo(entries[name]["text"])
+    else:
+        for entry in entries.values():
+            typer.echo(f"{entry['name']:<16} {entry['needs']:<9} {entry['summary']}")
+
+
+def main() -> None:
+    """Run the command line, and turn errors into messages and exit statuses."""
+    warnings.showwarning = _warn
+    try:
+        app(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; the same command goes on where it stopped", 130)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            os._exit(1)
+        full = "; nothing that was finished is lost" if error.errno == errno.ENOSPC else ""
+        _fail(f"{error}{full}", 2)
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is not None:  # the parser's own errors know how they want to be shown
+            show()
+            sys.exit(getattr(error, "exit_code", 2))
+        traceback.print_exc()
+        _fail("this is a fault of Limbeck's; please report it with the lines above", 1)
+
+
+def _run(name: str, changes: list[str], out: Path | None, **options: Any) -> None:
+    from limbeck.console import Terminal
+    from limbeck.recipe import load
+
+    loaded = load(name, changes)
+    known = Path(name) if out is None and Path(name).is_dir() else out
+    terminal = Terminal()
+    if _is_main():
+        terminal.begin(loaded.name, loaded.about, known or Path("runs") / loaded.name)
+    from limbeck import pipeline
+
+    folder = pipeline.run(loaded, known, console=terminal, **options)
+    if options.get("until", "report") == "report" and _is_main():
+        _show_result(folder, terminal)
+
+
+def _show_result(folder: Path, terminal: Any) -> None:
+    from limbeck.files import read_json
+
+    terminal.result(read_json(folder / "report.json"), folder / "report.html")
+
+
+def _is_main() -> bool:
+    """Whether this is the only process, or the first of those that Accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _fail(message: str, status: int) -> None:
+    if _is_main():
+        print(f"limbeck: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning as one line."""
+    if _is_main():
+        print(f"note: {message}", file=sys.stderr)

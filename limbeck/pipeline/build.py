@@ -1,0 +1,215 @@
+"""From a recipe's words to the objects of the other rooms."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck import losses, methods, tasks
+from limbeck.data import Augmentation, Data, Loader, Normalize, as_samples, operation, sources
+from limbeck.distill import optim
+from limbeck.errors import InputError, unknown
+from limbeck.files import file_digest
+from limbeck.imports import attribute, call_theirs, code_digest, is_path
+from limbeck.losses import schedules
+from limbeck.recipe import DataPart, ModelPart, Normalization, Recipe, StudentPart, TrainPart
+from limbeck.students import Blueprint, zoo
+
+__all__ = [
+    "augmentation",
+    "blueprint",
+    "data",
+    "method",
+    "model_origin",
+    "preprocess",
+    "task",
+    "training",
+]
+
+
+def data(part: DataPart) -> Data:
+    """Return the data that a recipe names."""
+    if part.build is not None:
+        own = part.args if part.path is None else {"path": part.path, **part.args}
+        found = _as_data(call_theirs(part.build, attribute(part.build), own), part)
+    else:
+        assert part.source is not None
+        source = sources.get(part.source)
+        found = source(**_accepted(source, _stated(part), f"data source {part.source!r}"))
+    return found if part.limit is None else found.limited(part.limit)
+
+
+def task(recipe: Recipe, found: Data) -> tasks.Task:
+    """Return the task, which learns the classes' names from the data."""
+    options = {"classes": len(found.labels), "labels": found.labels} | recipe.task
+    make = tasks.get(str(options.pop("name", "classification")))
+    made: tasks.Task = make(**_accepted(make, options, "task"))
+    return made
+
+
+def augmentation(recipe: Recipe) -> Augmentation | None:
+    """Return what happens to training images, or ``None``."""
+    steps = []
+    for step in recipe.data.augment:
+        pairs = [(step, ())] if isinstance(step, str) else [(k, (v,)) for k, v in step.items()]
+        steps += [operation(name, *options) for name, options in pairs]
+    return Augmentation(tuple(steps), seed=recipe.data.seed) if steps else None
+
+
+def preprocess(recipe: Recipe, part: ModelPart) -> Normalize | None:
+    """Return what a model does to images first, or ``None``."""
+    chosen: Normalization | None = part.normalize or recipe.data.normalize
+    return Normalize(chosen.mean, chosen.std) if chosen else None
+
+
+def blueprint(part: ModelPart, teacher: ModelPart, found: Data) -> Blueprint:
+    """Return how a model is built; models of the zoo get the data's classes and image size."""
+    if isinstance(part, StudentPart) and part.shrink is not None:
+        base = blueprint(teacher, teacher, found)
+        return Blueprint(base.build, base.args, part.shrink.depth, part.shrink.width)
+    assert part.build is not None
+    if is_path(part.build):
+        return Blueprint(part.build, part.args)
+    shape = list(next(iter(Loader(found.train, 1)))["inputs"].shape[1:])
+    known = {
+        "classes": len(found.labels),
+        "image": shape,
+        "features": torch.Size(shape).numel(),
+        "channels_in": shape[0] if shape else 1,
+    }
+    taken = zoo.arguments(part.build)
+    return Blueprint(part.build, {k: v for k, v in known.items() if k in taken} | part.args)
+
+
+def model_origin(plan: Blueprint, weights: Path | None) -> dict[str, Any]:
+    """Return what a model's fingerprint is made of: its plan, the code and the weights' content."""
+    if weights is not None and not weights.is_file():
+        raise InputError(
+            f"there is no file {weights}", expected="weights", remedy="Set teacher.weights."
+        )
+    return {
+        "build": plan.build,
+        "args": dict(plan.args),
+        "size": [plan.depth, plan.width],
+        "code": code_digest(plan.build) if is_path(plan.build) else None,
+        "weights": file_digest(weights)[:16] if weights else None,
+    }
+
+
+def method(recipe: Recipe) -> methods.Method:
+    """Return the sum of a recipe's methods and matches."""
+    parts = [_match(entry) if "match" in entry else _named(entry) for entry in recipe.method]
+    whole = parts[0] if parts else methods.none()
+    for part in parts[1:]:
+        whole = whole + part
+    if recipe.label_weight is not None:
+        whole = whole.with_label_weight(recipe.label_weight)
+    return whole
+
+
+def training(part: TrainPart) -> dict[str, Any]:
+    """Return the arguments of :func:`limbeck.fit` that a recipe states."""
+    options = part.model_dump()
+    made, rates = dict(options.pop("optimizer")), dict(options.pop("schedule"))
+    options["compiled"] = options.pop("compile")
+    return options | {
+        "optimizer": optim.optimizer(**made),
+        "schedule": optim.schedule(**rates),
+    }
+
+
+def _named(entry: Mapping[str, Any]) -> methods.Method:
+    """Return ``{name: kd, temperature: 4}``."""
+    options = dict(entry)
+    name = str(options.pop("name", ""))
+    if not name:
+        raise InputError(f"the method {entry} has no name", expected="name: kd, for example")
+    if "lambda" in options:
+        options["lam"] = options.pop("lambda")
+    make = attribute(name) if is_path(name) else methods.get(name)
+    return methods.as_method(make(**_accepted(make, options, f"method {name!r}")))
+
+
+def _match(entry: Mapping[str, Any]) -> methods.Method:
+    """Return ``{match: [layer2, layer2], loss: attention_transfer, weight: 1000}``."""
+    options = dict(entry)
+    taps, loss = options.pop("match"), str(options.pop("loss", ""))
+    if not isinstance(taps, list) or len(taps) != 2:
+        raise InputError(f"match is {taps!r}", expected="[student tap, teacher tap]")
+    function = attribute(loss) if is_path(loss) else losses.get(loss)
+    weight = _weight(options.pop("weight", 1.0))
+    student, teacher = map(str, taps)
+    match = methods.Match(student, teacher, function, weight=weight, **options)
+    return methods.as_method(match)
+
+
+def _weight(found: Any) -> float | Callable[[float], float]:
+    """Return a number, or the schedule that ``{linear: [1.0, 0.0]}`` names."""
+    if not isinstance(found, Mapping):
+        return float(found)
+    makers: dict[str, Callable[..., Callable[[float], float]]] = {
+        "constant": schedules.constant,
+        "cosine": schedules.cosine,
+        "linear": schedules.linear,
+        "warmup": schedules.warmup,
+    }
+    ((name, args),) = found.items()
+    if name not in makers:
+        raise unknown("schedule", name, makers)
+    return makers[name](*(args if isinstance(args, list) else [args]))
+
+
+def _stated(part: DataPart) -> dict[str, Any]:
+    """Return the arguments of a source that a data part states."""
+    keys = {"path": part.path, "validation": part.validation, "test": part.test, "seed": part.seed}
+    return {name: value for name, value in keys.items() if value is not None} | part.args
+
+
+def _accepted(make: Callable[..., Any], options: dict[str, Any], what: str) -> dict[str, Any]:
+    """Refuse options that ``make`` does not take, and say which ones it misses."""
+    parameters = inspect.signature(make).parameters
+    for name in options:
+        if name not in parameters:
+            raise unknown(f"option of the {what}:", name, parameters)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in options
+    ]
+    if missing:
+        place = "data" if what.startswith("data") else what.split()[0]
+        raise InputError(
+            f"the {what} needs {', '.join(missing)}",
+            remedy=f"Add it to the recipe, or on the command line: --set {place}.{missing[0]}=...",
+        )
+    return options
+
+
+def _as_data(found: Any, part: DataPart) -> Data:
+    """Return what users' own functions return as data."""
+    if isinstance(found, Data):
+        return found
+    if isinstance(found, tuple) and len(found) in (2, 3):
+        names = ("train", "test") if len(found) == 2 else ("train", "validation", "test")
+        found = dict(zip(names, found, strict=True))
+    if not isinstance(found, Mapping) or "train" not in found:
+        raise InputError(
+            f"{part.build} returned a {type(found).__name__}",
+            expected="limbeck.data.Data, (train, test), (train, validation, test), or a mapping "
+            "with train",
+        )
+    labels = tuple(found.get("labels", ()))
+    splits = {name: as_samples(value) for name, value in found.items() if name != "labels"}
+    name = str(part.build).partition(":")[2]
+    return sources.complete(
+        splits,
+        labels,
+        name,
+        validation=part.validation or 0.1,
+        test=part.test or 0.2,
+        seed=part.seed,
+    )

@@ -1,0 +1,130 @@
+"""The last stage: the student that ships, ``report.json`` and the page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.files import atomically, read_json, write_json
+from limbeck.pipeline import build
+from limbeck.pipeline.folder import Finished
+from limbeck.pipeline.run import Learner, Run
+from limbeck.report import environment, render, summarise
+from limbeck.students import save
+
+__all__ = ["publish", "rebuild_page"]
+
+
+def publish(run: Run, trained: Sequence[Finished], measured: Finished) -> None:
+    """Write ``student/``, ``report.json`` and ``report.html``, and what the page shows beside it.
+
+    The student that ships is the best of all seeds by the validation samples.
+    """
+    learners = [run.learner(stage) for stage in trained]
+    results = read_json(measured.path / "results.json")
+    chosen = _best(run, learners)
+    if run.here.rank == 0:
+        _ship(run, chosen)
+        cost = results["cost"]["student"]
+        report = summarise(
+            results,
+            task=run.task.name,
+            seeds=run.recipe.seeds,
+            selection=run.task.selection,
+            higher_is_better=run.task.higher_is_better,
+            stages=[
+                {"name": stage.name, "seconds": stage.seconds, "skipped": stage.skipped}
+                for stage in run.folder.finished
+            ],
+            machine=environment(cost["threads"], cost["device"], chosen.record["plan"]),
+        )
+        write_json(run.folder.path / "report.json", report)
+        write_json(run.folder.path / "details.json", _details(run, learners, results, chosen))
+        rebuild_page(run.folder.path)
+    run.folder.barrier()
+
+
+def rebuild_page(folder: Path) -> Path:
+    """Write ``report.html`` anew from what the run's folder holds, and return its path."""
+    page = render(
+        read_json(folder / "report.json"),
+        read_json(folder / "details.json"),
+        (folder / "recipe.yaml").read_text(encoding="utf-8"),
+    )
+    with atomically(folder / "report.html") as draft:
+        draft.write_text(page, encoding="utf-8")
+    return folder / "report.html"
+
+
+def _best(run: Run, learners: Sequence[Learner]) -> Learner:
+    """Return the student with the best score on the validation samples."""
+    sign = 1 if run.task.higher_is_better else -1
+    students = [learner for learner in learners if learner.role == "student"]
+    return max(students, key=lambda learner: sign * _score(learner, run.task.selection))
+
+
+def _score(learner: Learner, metric: str) -> float:
+    best = learner.record["history"][learner.record["best_epoch"]]
+    return float(best["validation"][metric])
+
+
+def _ship(run: Run, chosen: Learner) -> None:
+    """Write the student's folder, whole or not at all."""
+    model = run.plans["student"].model()
+    model.load_state_dict(chosen.best)
+    first = build.preprocess(run.recipe, run.recipe.student)
+    facts = {
+        "task": run.task.name,
+        "labels": list(run.data.labels),
+        "normalize": first
+        and {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()},
+        "input": _input_shape(run),
+        "seed": chosen.seed,
+        "validation": chosen.record["history"][chosen.record["best_epoch"]]["validation"],
+    }
+    draft, final = run.folder.path / ".student", run.folder.path / "student"
+    shutil.rmtree(draft, ignore_errors=True)
+    save(draft, model, run.plans["student"], facts)
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+
+
+def _input_shape(run: Run) -> list[int]:
+    first = run.data.validation.subset(run.data.validation.ids.new_zeros(1))
+    return list(run.task.inputs(next(first.batches([first.ids.new_zeros(1)], 0, 0))).shape[1:])
+
+
+def _details(
+    run: Run, learners: Sequence[Learner], results: Mapping[str, Any], chosen: Learner
+) -> dict[str, Any]:
+    """Return what the page shows and the report need not hold."""
+    return {
+        "name": run.recipe.name,
+        "about": run.recipe.about,
+        "data": {
+            "name": run.data.name,
+            "train": len(run.data.train),
+            "validation": len(run.data.validation),
+            "test": len(run.data.test),
+        },
+        "labels": list(run.data.labels),
+        "method": run.method.name,
+        "matches": [repr(match) for match in run.method.matches],
+        "adapters": chosen.record["adapters"],
+        "shipped_seed": chosen.seed,
+        "plans": {name: {"build": p.build, "args": dict(p.args)} for name, p in run.plans.items()},
+        "training": [
+            {
+                "role": learner.role,
+                "seed": learner.seed,
+                "best_epoch": learner.record.get("best_epoch"),
+                "seconds": learner.record.get("seconds"),
+                "history": learner.record["history"],
+            }
+            for learner in learners
+        ],
+        "measured": {role: found["details"] for role, found in results["models"].items()},
+        "similarity": results["similarity"],
+    }
