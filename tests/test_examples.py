@@ -1,0 +1,53 @@
+"""Every example runs, as a reader would run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FLOW = ["1_teacher.py", "2_knowledge.py", "3_student.py", "4_evaluate.py"]
+OTHERS = ["own_loop.py", "with_lightning.py", "with_transformers.py"]
+NEEDS = {"with_lightning.py": "lightning", "with_transformers.py": "transformers"}
+
+
+def _run(words: list[str], folder: Path) -> str:
+    finished = subprocess.run(
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300,
+        check=False, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished.stdout
+
+
+def test_all_examples_are_listed_here() -> None:
+    """Without it, a new example could rot unseen."""
+    assert sorted(file.name for file in EXAMPLES.glob("*.py")) == sorted(FLOW + OTHERS)
+
+
+def test_the_flow_from_teacher_to_evaluation_runs(tmp_path: Path) -> None:
+    """Without it, the examples that the README leads through could break one another."""
+    told = [_run([str(EXAMPLES / name)], tmp_path) for name in FLOW]
+    assert "logits, pool2" in told[1]
+    assert [line.split()[0] for line in told[3].splitlines()] == ["teacher", "student", "control"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_distillers_work_in_other_loops(name: str, tmp_path: Path) -> None:
+    """Without it, one could only train with Limbeck's own loop."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], exc_type=ImportError)
+    assert "loss" in _run([str(EXAMPLES / name)], tmp_path) or name == "with_lightning.py"
+
+
+def test_a_recipe_with_own_data_models_and_loss_runs(tmp_path: Path) -> None:
+    """Without it, ``package.module:attribute`` could fail outside Limbeck's own folder."""
+    folder = EXAMPLES / "own_code"
+    words = ["-m", "limbeck", "run", "recipe.yaml", "--out", str(tmp_path / "own")]
+    told = _run([*words, "--set", "train.epochs=2", "--set", "seeds=[0]"], folder)
+    assert "student-0" in told
+    assert (tmp_path / "own" / "report.html").is_file()
