@@ -3,9 +3,10 @@
     python benchmarks/loop_overhead.py --data ../shared/data/cifar10 \
         --teacher ../shared/data/checkpoints_cifar10_resnet/resnet56.safetensors
 
-trains ResNet-8 on CIFAR-10 for a few short rounds, alternating between the two loops so that drift of
-the machine cancels, with a live ResNet-56 teacher and without one, and prints the ratio of the times.
-``--full`` trains all four for 15 epochs instead and prints accuracies on the test images too.
+trains ResNet-8 on CIFAR-10 for a few short rounds, alternating between the two loops so that drift
+of the machine cancels, with a live ResNet-56 teacher and without one, and prints the ratio of the
+times. ``--full`` trains all four for 15 epochs instead and prints accuracies on the test images
+too.
 """
 
 from __future__ import annotations

@@ -36,11 +36,10 @@ def data(part: DataPart) -> Data:
     if part.build is not None:
         own = part.args if part.path is None else {"path": part.path, **part.args}
         found = _as_data(call_theirs(part.build, attribute(part.build), own), part)
-    else:
-        assert part.source is not None
-        source = sources.get(part.source)
-        found = source(**_accepted(source, _stated(part), f"data source {part.source!r}"))
-    return found if part.limit is None else found.limited(part.limit)
+        return found if part.limit is None else found.limited(part.limit)
+    assert part.source is not None
+    source = sources.get(part.source)
+    return source(**_accepted(source, _stated(part), f"data source {part.source!r}"))
 
 
 def task(recipe: Recipe, found: Data) -> tasks.Task:
@@ -165,7 +164,8 @@ def _weight(found: Any) -> float | Callable[[float], float]:
 
 def _stated(part: DataPart) -> dict[str, Any]:
     """Return the arguments of a source that a data part states."""
-    keys = {"path": part.path, "validation": part.validation, "test": part.test, "seed": part.seed}
+    names = ("path", "validation", "test", "seed", "limit")
+    keys = {name: getattr(part, name) for name in names}
     return {name: value for name, value in keys.items() if value is not None} | part.args
 
 

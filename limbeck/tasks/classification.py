@@ -5,6 +5,7 @@ Letters: B samples, C classes, K bins.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,9 @@ class _Meter:
 
     def compute(self) -> Quality:
         # A process without samples must take part too: the others wait for its share.
-        found = {name: value.tolist() for name, value in self._metrics.compute().items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
+            found = {name: value.tolist() for name, value in self._metrics.compute().items()}
         confusion, bins = found.pop("confusion"), found.pop("reliability")
         count = sum(row[0] for row in bins)
         if count == 0:

@@ -121,7 +121,7 @@ def test_the_page_can_be_written_again(finished: Path) -> None:
 def test_a_run_that_is_not_finished_has_no_page(tmp_path: Path) -> None:
     """Without it, ``limbeck report`` would end in a traceback."""
     folder = pipeline.run(load(TINY), tmp_path / "run", until="teacher")
-    with pytest.raises(lb.InputError, match="not finished.*--resume"):
+    with pytest.raises(lb.InputError, match=r"not finished.*--resume"):
         pipeline.report(folder)
 
 

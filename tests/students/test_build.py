@@ -265,7 +265,7 @@ def test_a_saved_student_is_the_same(
     model = blueprint.model()
     model.train()(torch.randn(shape))
     save(tmp_path / "student", model, blueprint, {"labels": ["a", "b", "c", "d"]})
-    loaded = load(tmp_path / "student")
+    loaded = load(tmp_path / "student", trust_code=":" in blueprint.build)
     assert not any(part.training for part in loaded.modules())
     x = torch.randn(shape)
     assert torch.equal(loaded(x), model.eval()(x))
@@ -320,6 +320,14 @@ def test_a_damaged_description(tmp_path: Path, text: str, told: str) -> None:
     """A folder that was edited or cut short would end in a KeyError."""
     (tmp_path / "student.json").write_text(text)
     with pytest.raises(InputError, match=told):
+        load(tmp_path, trust_code=True)
+
+
+def test_code_is_run_only_if_trusted(tmp_path: Path) -> None:
+    """A folder from somebody else would run any function on this machine."""
+    plan = {"build": "os:abort", "args": {}, "depth": 1.0, "width": 1.0}
+    (tmp_path / "student.json").write_text(json.dumps(plan))
+    with pytest.raises(InputError, match=r"is built by os:abort.*trust_code=True"):
         load(tmp_path)
 
 

@@ -6,6 +6,7 @@ Letters: N samples, C channels, H×W pixels.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,16 @@ from limbeck.errors import InputError
 __all__ = ["digits", "numpy"]
 
 
-def digits(*, validation: float = 0.15, test: float = 0.2, seed: int = 0) -> Data:
+def digits(
+    *, validation: float = 0.15, test: float = 0.2, seed: int = 0, limit: int | None = None
+) -> Data:
     """Handwritten digits, 1,797 real images of 8×8 pixels in 10 classes, bundled with scikit-learn.
 
     Args:
         validation: fraction of what is not test data.
         test: fraction of all.
         seed: of both cuts.
+        limit: at most so many training samples, and half as many of the others.
 
     Source: Alpaydin, Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI repository.
 
@@ -38,9 +42,8 @@ def digits(*, validation: float = 0.15, test: float = 0.2, seed: int = 0) -> Dat
     scaled = torch.from_numpy(images.astype(np.float32) / 16).view(-1, 1, 8, 8)
     everything = Arrays.of(inputs=scaled, targets=torch.from_numpy(labels).long())
     names = tuple(str(digit) for digit in range(10))
-    return complete(
-        {"train": everything}, names, "digits", validation=validation, test=test, seed=seed
-    )
+    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    return complete({"train": everything}, names, "digits", **cuts)
 
 
 def numpy(
@@ -50,6 +53,7 @@ def numpy(
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    limit: int | None = None,
 ) -> Data:
     """Arrays in an ``.npz`` file: ``x_train``, ``y_train``, and so on for ``val`` and ``test``.
 
@@ -63,6 +67,7 @@ def numpy(
         validation: fraction of the training samples, if there is no ``x_val``.
         test: fraction of the training samples, if there is no ``x_test``.
         seed: of the cuts.
+        limit: at most so many training samples, and half as many of the others.
 
     Raises:
         InputError: the file is missing, is not an ``.npz``, or lacks the training arrays; images
@@ -85,7 +90,8 @@ def numpy(
     }
     if "train" not in found:
         raise InputError(f"{path} holds {sorted(stored)}", expected="x_train and y_train")
-    return complete(found, labels, path.stem, validation=validation, test=test, seed=seed)
+    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    return complete(found, labels, path.stem, **cuts)
 
 
 def _images(array: np.ndarray) -> Tensor:

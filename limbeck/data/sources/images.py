@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from limbeck.data.samples import Samples
-from limbeck.data.sources.encoded import encoded, in_memory
+from limbeck.data.sources.encoded import encoded
 from limbeck.data.sources.split import complete
 from limbeck.data.splits import Data
 from limbeck.errors import InputError, unknown
@@ -79,8 +79,8 @@ def parquet(
             raise InputError(f"the files of {split} in {folder} differ: {error}") from error
         pictures = _column(table.schema, image, "image", _holds_images)
         numbers = _column(table.schema, label, "label", _holds_integers)
-        encoded = table[pictures].to_pylist()
-        images = [row["bytes"] if isinstance(row, dict) else row for row in encoded]
+        stored = table[pictures].to_pylist()
+        images = [row["bytes"] if isinstance(row, dict) else row for row in stored]
         given = table[numbers].to_pylist()
         for what, column in (("image", images), ("label", given)):
             if None in column:
@@ -89,7 +89,7 @@ def parquet(
         found[split] = encoded(images, labels, size, workers, str(folder))
         names = names or _class_names(table.schema.metadata, numbers)
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
-    return complete(found, names, folder.name, finish=in_memory, **cuts)
+    return complete(found, names, folder.name, **cuts)
 
 
 def image_folder(
@@ -139,7 +139,7 @@ def image_folder(
         labels = torch.tensor([names.index(name) for name in classes])
         found[split] = encoded(files, labels, size, workers, str(folder))
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
-    return complete(found, names, folder.name, finish=in_memory, **cuts)
+    return complete(found, names, folder.name, **cuts)
 
 
 def huggingface(
@@ -202,7 +202,7 @@ def huggingface(
     if "train" not in found:
         raise InputError(f"{folder} holds the splits {sorted(tables)}", expected="one named train")
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
-    return complete(found, names, folder.name, finish=in_memory, **cuts)
+    return complete(found, names, folder.name, **cuts)
 
 
 def _folder(path: str | Path, holding: str) -> Path:
@@ -245,7 +245,7 @@ def _column(schema: Any, wanted: str, default: str, fits: Any) -> str:
     if not fitting:
         raise InputError(
             f"none of the columns {', '.join(schema.names)} can hold the {default}s",
-            remedy=f"Name one: data.options.{default}.",
+            remedy=f"Name one: data.args.{default}.",
         )
     return default if default in fitting else fitting[0]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from limbeck.data.samples import Samples
+from limbeck.data.sources.encoded import in_memory
 from limbeck.data.splits import Data, carve
 
 __all__ = ["complete"]
@@ -18,10 +20,21 @@ def complete(
     validation: float,
     test: float,
     seed: int,
+    limit: int | None = None,
 ) -> Data:
     """Return data with all three splits: those found, the others cut from the training samples.
 
     Sample ids are those of the set that a split came from; classes without names get their numbers.
+    Encoded images that stay after ``limit`` are decoded here, if memory holds them.
+
+    Args:
+        found: the splits that are there, ``train`` at least.
+        labels: the classes' names, or none.
+        name: for messages and reports.
+        validation: fraction of the training samples, if there is no such split.
+        test: fraction of the training samples, if there is no such split.
+        seed: of the cuts.
+        limit: at most so many training samples, and half as many of the others.
     """
     train, splits = found["train"], dict(found)
     for split, fraction in (("test", test), ("validation", validation)):
@@ -31,4 +44,11 @@ def complete(
         parts = (train, splits["validation"], splits["test"])
         classes = 1 + max(int(part.column("targets").max()) for part in parts)
         labels = tuple(str(number) for number in range(classes))
-    return Data(train, splits["validation"], splits["test"], labels, name)
+    whole = Data(train, splits["validation"], splits["test"], labels, name)
+    data = whole if limit is None else whole.limited(limit)
+    return replace(
+        data,
+        train=in_memory(data.train),
+        validation=in_memory(data.validation),
+        test=in_memory(data.test),
+    )
