@@ -21,6 +21,8 @@ from limbeck.errors import InputError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130  # the status that shells give a command which Ctrl-C ended
+
 app = typer.Typer(
     name="limbeck",
     help="Distil a large accurate model into a small fast one that you can ship.",
@@ -186,11 +188,13 @@ def main() -> None:
     """Run the command line, and turn errors into messages and exit statuses."""
     warnings.showwarning = _warn
     try:
-        app(standalone_mode=False)
+        # Typer catches Ctrl-C and, in newer versions, gives back the status that it stands for.
+        if app(standalone_mode=False) == _INTERRUPTED:
+            raise KeyboardInterrupt
     except InputError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it stopped", 130)
+        _fail("interrupted; the same command goes on where it stopped", _INTERRUPTED)
     except OSError as error:
         if error.errno == errno.EPIPE:
             os._exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -41,40 +40,46 @@ def _until(condition, process: subprocess.Popen, seconds: float = 120.0) -> None
         time.sleep(0.002)
 
 
-def _kill_at(folder: Path, condition) -> None:
-    """Start the run in a process of its own, and kill it when the condition holds.
-
-    The process waits a little at every step, so that there is time to kill it in the middle.
+_SLOW = textwrap.dedent(
     """
-    slow = textwrap.dedent(
-        f"""
-        import sys
-        import time
-        from limbeck.distill import loop
-        from limbeck.pipeline import run
-        from limbeck.recipe import load
+    import sys
+    import time
+    from limbeck import cli
+    from limbeck.distill import loop
+    import limbeck.knowledge.write
 
-        write = sys.modules["limbeck.knowledge.write"]
-        step, shard = loop._Loop._step, write._Writing.shard
+    write = sys.modules["limbeck.knowledge.write"]
+    step, shard = loop._Loop._step, write._Writing.shard
 
-        def slow_step(self, batch):
-            time.sleep(0.02)
-            step(self, batch)
+    def slow_step(self, batch):
+        time.sleep(0.02)
+        step(self, batch)
 
-        def slow_shard(self, view, number):
-            time.sleep(0.05)
-            shard(self, view, number)
+    def slow_shard(self, view, number):
+        time.sleep(0.05)
+        shard(self, view, number)
 
-        loop._Loop._step, write._Writing.shard = slow_step, slow_shard
-        run(load({TINY!r}), {str(folder)!r})
-        """
-    )
-    process = subprocess.Popen([sys.executable, "-c", slow])
+    loop._Loop._step, write._Writing.shard = slow_step, slow_shard
+    cli.main()
+    """
+)
+
+
+def _stop_at(folder: Path, condition, how: signal.Signals) -> tuple[int, str]:
+    """Start the command in a process of its own, and send it a signal when the condition holds.
+
+    The process waits a little at every step, so that there is time to stop it in the middle.
+    """
+    command = [sys.executable, "-c", _SLOW, "run", TINY, "--out", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         _until(condition, process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    process.send_signal(how)
+    _, told = process.communicate(timeout=120)
+    return process.returncode, told
 
 
 def _epochs(folder: Path, stage: str) -> int:
@@ -88,10 +93,11 @@ def test_a_killed_run_resumes_to_the_same_bits(stage: str, straight: Path, tmp_p
     """Without it, a power cut could silently change the student."""
     folder = tmp_path / "run"
     if stage == "knowledge":
-        _kill_at(folder, lambda: len(list(folder.glob("stages/.knowledge/store/0*"))) >= 3)
+        half = lambda: len(list(folder.glob("stages/.knowledge/store/0*"))) >= 3  # noqa: E731
+        _stop_at(folder, half, signal.SIGKILL)
         assert not (folder / "stages" / "knowledge").exists()
     else:
-        _kill_at(folder, lambda: _epochs(folder, stage) >= 3)
+        _stop_at(folder, lambda: _epochs(folder, stage) >= 3, signal.SIGKILL)
         assert (folder / "stages" / f".{stage}" / "checkpoint.pt").is_file()
     run(load(str(folder)), folder, resume=True)
     assert _weights(folder) == _weights(straight)
@@ -116,14 +122,10 @@ def test_a_second_run_skips_what_is_done(straight: Path) -> None:
 def test_ctrl_c_ends_with_130_and_can_be_resumed(straight: Path, tmp_path: Path) -> None:
     """Without it, an impatient user would lose an evening's training."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "limbeck", "run", TINY, "--out", str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-    _until(lambda: (folder / "stages" / ".teacher" / "checkpoint.pt").exists(), process)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    if process.returncode == 0:
-        pytest.skip("the run was over before Ctrl-C arrived")
-    assert process.returncode == 130, told
+    code, told = _stop_at(
+        folder, lambda: (folder / "stages/.teacher/checkpoint.pt").exists(), signal.SIGINT
+    )
+    assert code == 130, told
     assert "goes on where it stopped" in told
     assert "Traceback" not in told
     run(load(TINY), folder)
