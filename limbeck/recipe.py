@@ -39,6 +39,7 @@ __all__ = [
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Natural = Annotated[int, Field(ge=1)]
+Steps = tuple[str | dict[str, int | float], ...]
 
 
 class _Part(BaseModel):
@@ -82,7 +83,7 @@ class DataPart(_Part):
     validation: Fraction | None = None
     test: Fraction | None = None
     seed: int = 0
-    augment: tuple[str | dict[str, int | float], ...] = ()
+    augment: Steps = ()
     normalize: Normalization | None = None
     limit: Natural | None = None
 
@@ -153,9 +154,11 @@ class TeacherPart(ModelPart):
 
     Attributes:
         train: how it is trained if it has no weights: what differs from the student's training.
+        augment: what happens to images while it is trained, if not as the data part says.
     """
 
     build: str
+    augment: Steps | None = None
     train: TrainPart = TrainPart()
 
 

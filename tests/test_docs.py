@@ -121,7 +121,7 @@ def test_recipes_are_valid(block: Block, monkeypatch: pytest.MonkeyPatch) -> Non
     changed = load("digits", [f"{key}={value}" for key, value in keys.items()])
     assert isinstance(parse(changed.model_dump()), Recipe)
     pipeline.build.method(changed)
-    pipeline.build.augmentation(changed)
+    pipeline.build.augmentation(changed.data.augment, changed.data.seed)
     for part in (changed.train, changed.teacher.train):
         pipeline.build.training(part)
 

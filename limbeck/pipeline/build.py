@@ -16,7 +16,7 @@ from limbeck.errors import InputError, unknown
 from limbeck.files import file_digest
 from limbeck.imports import attribute, call_theirs, code_digest, is_path
 from limbeck.losses import schedules
-from limbeck.recipe import DataPart, ModelPart, Normalization, Recipe, StudentPart, TrainPart
+from limbeck.recipe import DataPart, ModelPart, Normalization, Recipe, Steps, StudentPart, TrainPart
 from limbeck.students import Blueprint, zoo
 
 __all__ = [
@@ -50,13 +50,13 @@ def task(recipe: Recipe, found: Data) -> tasks.Task:
     return made
 
 
-def augmentation(recipe: Recipe) -> Augmentation | None:
+def augmentation(steps: Steps, seed: int) -> Augmentation | None:
     """Return what happens to training images, or ``None``."""
-    steps = []
-    for step in recipe.data.augment:
+    operations = []
+    for step in steps:
         pairs = [(step, ())] if isinstance(step, str) else [(k, (v,)) for k, v in step.items()]
-        steps += [operation(name, *options) for name, options in pairs]
-    return Augmentation(tuple(steps), seed=recipe.data.seed) if steps else None
+        operations += [operation(name, *options) for name, options in pairs]
+    return Augmentation(tuple(operations), seed=seed) if operations else None
 
 
 def preprocess(recipe: Recipe, part: ModelPart) -> Normalize | None:

@@ -88,7 +88,7 @@ class Run:
     @cached_property
     def augment(self) -> Augmentation | None:
         """What happens to training images."""
-        return build.augmentation(self.recipe)
+        return build.augmentation(self.recipe.data.augment, self.recipe.data.seed)
 
     @cached_property
     def plans(self) -> dict[str, Blueprint]:
@@ -161,15 +161,16 @@ class Run:
                 return f"{type(model).__name__} with given weights"
 
             return self.stage("teacher", made_from, take)
-        made_from |= self._setting(part.train) | {"seed": self.recipe.seeds[0]}
+        steps = self.recipe.data.augment if part.augment is None else part.augment
+        augment = build.augmentation(steps, self.recipe.data.seed)
+        seed = self.recipe.seeds[0]
+        made_from |= self._setting(part.train, augment) | {"seed": seed}
 
         def train(path: Path, listener: Listener) -> str:
-            torch.manual_seed(self.recipe.seeds[0])
-            model = self.plans["teacher"].model()
-            learner = Distiller(
-                None, model, task=self.task, preprocess=build.preprocess(self.recipe, part)
-            )
-            return self._train(path, listener, learner, part.train, self.recipe.seeds[0], views=0)
+            torch.manual_seed(seed)
+            model, first = self.plans["teacher"].model(), build.preprocess(self.recipe, part)
+            learner = Distiller(None, model, task=self.task, preprocess=first)
+            return self._train(path, listener, learner, part.train, seed, augment, views=0)
 
         return self.stage("teacher", made_from, train)
 
@@ -231,7 +232,7 @@ class Run:
                 Teacher.replay(known.path / "store") if known else self.load_teacher(teacher)
             )
             learner = self._distiller(self._new_student(seed), source, self.method)
-            return self._train(path, listener, learner, self.recipe.train, seed, views=self.views)
+            return self._train_student(path, listener, learner, seed)
 
         return self.stage(f"student-{seed}", made_from, train)
 
@@ -240,7 +241,7 @@ class Run:
 
         def train(path: Path, listener: Listener) -> str:
             learner = self._distiller(self._new_student(seed), None, none())
-            return self._train(path, listener, learner, self.recipe.train, seed, views=self.views)
+            return self._train_student(path, listener, learner, seed)
 
         return self.stage(f"control-{seed}", self._student_setting(seed), train)
 
@@ -280,6 +281,10 @@ class Run:
         self.console.done(name, done.seconds, notes[0], skipped=done.skipped)
         return done
 
+    def _train_student(self, path: Path, listener: Listener, learner: Distiller, seed: int) -> str:
+        part = self.recipe.train
+        return self._train(path, listener, learner, part, seed, self.augment, views=self.views)
+
     def _train(
         self,
         path: Path,
@@ -287,6 +292,7 @@ class Run:
         learner: Distiller,
         part: TrainPart,
         seed: int,
+        augment: Augmentation | None,
         *,
         views: int,
     ) -> str:
@@ -295,7 +301,7 @@ class Run:
             learner,
             self.data.train,
             validation=self.data.validation,
-            augment=self.augment,
+            augment=augment,
             views=views,
             seed=seed,
             checkpoint_to=path / "checkpoint.pt",
@@ -330,19 +336,19 @@ class Run:
 
     def _student_setting(self, seed: int) -> dict[str, Any]:
         part = self.recipe.student
-        return self._setting(self.recipe.train) | {
+        return self._setting(self.recipe.train, self.augment) | {
             "model": build.model_origin(self.plans["student"], part.weights),
             "normalize": self._normalized(part),
             "views": self.views,
             "seed": seed,
         }
 
-    def _setting(self, part: TrainPart) -> dict[str, Any]:
+    def _setting(self, part: TrainPart, augment: Augmentation | None) -> dict[str, Any]:
         """Return what any training depends on."""
         return {
             "data": self._data_fingerprint,
             "task": self.recipe.task,
-            "augment": self.augment.fingerprint() if self.augment else None,
+            "augment": augment.fingerprint() if augment else None,
             "train": part.model_dump(mode="json", exclude=_IRRELEVANT),
         }
 
