@@ -1,0 +1,40 @@
+"""A recipe: the validated, immutable description of a run.
+
+Recipes are YAML. User code enters as ``package.module:attribute``; nothing in a recipe is executed
+otherwise. Unknown keys are errors.
+"""
+
+from limbeck.recipe.parts import (
+    DataPart,
+    EvaluatePart,
+    KnowledgePart,
+    ModelPart,
+    Normalization,
+    Recipe,
+    Shrink,
+    Steps,
+    StudentPart,
+    TeacherPart,
+    TrainPart,
+)
+from limbeck.recipe.reading import bundled, differences, find, load, parse, template
+
+__all__ = [
+    "DataPart",
+    "EvaluatePart",
+    "KnowledgePart",
+    "ModelPart",
+    "Normalization",
+    "Recipe",
+    "Shrink",
+    "Steps",
+    "StudentPart",
+    "TeacherPart",
+    "TrainPart",
+    "bundled",
+    "differences",
+    "find",
+    "load",
+    "parse",
+    "template",
+]
