@@ -21,10 +21,11 @@ from limbeck.knowledge.model import at_rest, call, logits_of, macs
 from limbeck.knowledge.record import Knowledge
 from limbeck.knowledge.taps import Taps
 from limbeck.losses.schedules import value_at
+from limbeck.losses.spec import Setting
 from limbeck.methods import none
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, as_method
-from limbeck.students.adapters import Alignment, align
+from limbeck.students.adapters import Alignment, Alignments, align
 from limbeck.tasks.task import Task
 from limbeck.teachers.knowing import Knowing
 from limbeck.teachers.module import Teacher
@@ -107,8 +108,9 @@ class Distiller(nn.Module):
         # A wrapped loss is looked into: its parameters must reach the optimizer too.
         inner = [inspect.unwrap(match.loss) for match in chosen.matches]
         self.losses = nn.ModuleList(loss for loss in inner if isinstance(loss, nn.Module))
-        self._taps = Taps(student, ["logits", *(match.student for match in chosen.matches)])
-        self._theirs = tuple(dict.fromkeys(match.teacher for match in chosen.matches))
+        self._made: tuple[Callable[..., Tensor], ...] = ()
+        self._taps = Taps(student, ["logits", *(t for m in chosen.matches for t in m.students)])
+        self._theirs = tuple(dict.fromkeys(t for m in chosen.matches for t in m.teachers))
 
     @property
     def teacher(self) -> Knowing | None:
@@ -142,9 +144,10 @@ class Distiller(nn.Module):
         self.task.check_logits(own.logits, "student")
         if theirs is not None and "logits" in theirs.tensors:
             self.task.check_logits(theirs.logits, "teacher")
-        if not self.alignments:
+        if not self.alignments and theirs is not None:
             made = [self._alignment(match, own, theirs) for match in self.method.matches]
             self.alignments = nn.ModuleList(made).to(own.logits.device)
+            self._make_losses(own, theirs)
         if not len(self.losses):  # those with a memory would remember the dry run
             with torch.no_grad():
                 self._terms(few, own, theirs)
@@ -185,7 +188,9 @@ class Distiller(nn.Module):
     def adapters(self) -> dict[str, str]:
         """Return what the adapters of each match do; empty texts left out."""
         pairs = zip(self.method.matches, self.alignments, strict=False)
-        return {m.name: a.text for m, a in pairs if isinstance(a, Alignment) and a.text}
+        return {
+            m.name: a.text for m, a in pairs if isinstance(a, (Alignment, Alignments)) and a.text
+        }
 
     def answer(self, batch: Any, student: nn.Module | None = None) -> Tensor:
         """Return the student's logits alone, (B, C) or (B, T, C): for validation.
@@ -228,14 +233,16 @@ class Distiller(nn.Module):
         if weight or callable(label):
             terms["label"] = (weight, self.task.label_loss(own.logits, batch))
         context = {
+            "ids": batch.get("id"),
             "targets": self.task.targets(batch),
             "mask": own.mask,
             "progress": self.progress,
         }
-        for match, alignment in zip(self.method.matches, self.alignments, strict=True):
+        parts = zip(self.method.matches, self.alignments, self._made, strict=True)
+        for match, alignment, loss in parts:
             assert theirs is not None
-            mine, other = alignment(own[match.student], theirs[match.teacher])
-            value = match.compare(mine, other, context)
+            pair = alignment(_tapped(own, match.student), _tapped(theirs, match.teacher))
+            value = match.compare(loss, pair[0], pair[1], context)
             terms[_unused(match.name, terms)] = (value_at(match.weight, self.progress), value)
         return terms
 
@@ -246,21 +253,51 @@ class Distiller(nn.Module):
             return own, None
         return own, self.teacher.knowledge(batch, self._theirs)
 
-    def _alignment(self, match: Match, own: Knowledge, theirs: Knowledge | None) -> Alignment:
-        assert theirs is not None
-        shapes = own.shapes[match.student], theirs.shapes[match.teacher]
+    def _alignment(self, match: Match, own: Knowledge, theirs: Knowledge) -> Alignment | Alignments:
+        mine = [own.shapes[tap] for tap in match.students]
+        other = [theirs.shapes[tap] for tap in match.teachers]
+        need = match.spec.align
         try:
-            return align(*shapes, match.spec.align, match.adapter)
+            if isinstance(match.student, str) and isinstance(match.teacher, str):
+                return align(mine[0], other[0], need, match.adapter)
+            if need == "none" and match.adapter == "auto":
+                return Alignment(nn.Identity(), nn.Identity(), "")
+            if len(mine) != len(other):
+                raise InputError(
+                    f"{len(mine)} taps of the student and {len(other)} of the teacher",
+                    expected="as many on both sides",
+                )
+            pairs = zip(mine, other, strict=True)
+            return Alignments([align(*pair, need, match.adapter) for pair in pairs])
         except InputError as error:
             raise InputError(f"match {match.name!r}: {error}") from error
+
+    def _make_losses(self, own: Knowledge, theirs: Knowledge) -> None:
+        """Build the losses that are given as classes, for the shapes that were found."""
+        teacher = self.teacher.module if isinstance(self.teacher, Teacher) else None
+        setting = Setting(self.student, teacher)
+        made: list[Callable[..., Tensor]] = []
+        for match, alignment in zip(self.method.matches, self.alignments, strict=True):
+            with torch.no_grad():
+                pair = alignment(_tapped(own, match.student), _tapped(theirs, match.teacher))
+            try:
+                loss = match.made(pair[0], pair[1], setting)
+            except InputError as error:
+                raise InputError(f"match {match.name!r}: {error}") from error
+            if isinstance(loss, nn.Module) and isinstance(match.loss, type):
+                self.losses.append(loss.to(own.logits.device))
+            made.append(loss)
+        self._made = tuple(made)
 
     def _prepare_late(self, batch: Batch) -> None:
         known = len(self.alignments) == len(self.method.matches)
         self.prepare(batch)
-        if not known and any(True for _ in self.alignments.parameters()):
+        built = any(isinstance(match.loss, type) for match in self.method.matches)
+        parts = [*self.alignments, *(self.losses if built else ())]
+        if not known and any(True for part in parts for _ in part.parameters()):
             raise InputError(
-                f"the method {self.method.name} needs adapters with parameters "
-                f"({'; '.join(self.adapters().values())})",
+                f"the method {self.method.name} needs parts with parameters "
+                f"({'; '.join(self.adapters().values()) or 'losses'})",
                 consequence="An optimizer made before the first batch does not know them: they "
                 "would never learn.",
                 remedy="Call distiller.prepare(batch) before you make the optimizer.",
@@ -278,6 +315,11 @@ class Distiller(nn.Module):
                     f"({sizes[1]:,}); is that meant?",
                     stacklevel=3,
                 )
+
+
+def _tapped(known: Knowledge, taps: str | tuple[str, ...]) -> Any:
+    """Return the tensor of a tap, or a tuple of them for several."""
+    return known[taps] if isinstance(taps, str) else tuple(known[tap] for tap in taps)
 
 
 def _unused(name: str, taken: Mapping[str, Any]) -> str:

@@ -127,4 +127,4 @@ def _uses_logits(distiller: Distiller) -> bool:
     """Whether the loss reaches the student's answer, and so all its parameters."""
     method = distiller.method
     label = 1.0 if method.label_weight is None else method.label_weight
-    return bool(label) or any(match.student == "logits" for match in method.matches)
+    return bool(label) or any("logits" in match.students for match in method.matches)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError
 
-__all__ = ["Align", "Reduction", "Spec", "comparable", "declare", "reduce", "spec_of"]
+__all__ = ["Align", "Reduction", "Setting", "Spec", "comparable", "declare", "reduce", "spec_of"]
 
 Align = Literal["none", "classes", "positions", "shape"]
 Reduction = Literal["mean", "sum", "none"]
@@ -45,6 +45,23 @@ class Spec:
     per_sample: bool = True
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a loss with parameters may want to know when it is built.
+
+    Such a loss is a module whose class has
+    ``build(cls, student, teacher, setting, **options) -> module``: it gets the tensors of a dry run
+    with two samples, this, and those options of its match that ``build`` names.
+
+    Attributes:
+        student: the student's module.
+        teacher: the teacher's module; ``None`` if the teacher is not one, a store for example.
+    """
+
+    student: nn.Module
+    teacher: nn.Module | None = None
+
+
 _SPECS: dict[Any, Spec] = {}
 _UNDECLARED = Spec("user", "", "none", zero_at_equal=False, per_sample=False)
 
@@ -52,8 +69,9 @@ _UNDECLARED = Spec("user", "", "none", zero_at_equal=False, per_sample=False)
 def declare(spec: Spec) -> Callable[[LossFunction], LossFunction]:
     """Attach a :class:`Spec` to a loss function, or to a loss module's class.
 
-    A function also gets what every loss needs and none should have to repeat: half-precision
-    inputs arrive as float32, autocast is off inside, and the teacher's gradient is cut.
+    It also gets what every loss needs and none should have to repeat: half-precision inputs arrive
+    as float32, autocast is off inside, and the teacher's gradient is cut. A loss of several tensors
+    gets a tuple of them for each side.
 
     >>> @declare(Spec("response", "an example, 2026", "classes"))
     ... def my_loss(student, teacher):
@@ -64,13 +82,22 @@ def declare(spec: Spec) -> Callable[[LossFunction], LossFunction]:
 
     def attach(loss: LossFunction) -> LossFunction:
         if isinstance(loss, type):
+            module: Any = loss
+            forward = module.forward
+
+            @functools.wraps(forward)
+            def exact_forward(self: Any, student: Any, teacher: Any, **options: Any) -> Any:
+                with torch.autocast(_first(student).device.type, enabled=False):
+                    return forward(self, _wide(student), _cut(teacher), **options)
+
+            module.forward = exact_forward
             _SPECS[loss] = spec
-            return loss
+            return cast(LossFunction, loss)
 
         @functools.wraps(loss)
-        def exact(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
-            with torch.autocast(student.device.type, enabled=False):
-                return cast(Tensor, loss(_wide(student), _wide(teacher.detach()), **options))
+        def exact(student: Any, teacher: Any, **options: Any) -> Any:
+            with torch.autocast(_first(student).device.type, enabled=False):
+                return loss(_wide(student), _cut(teacher), **options)
 
         _SPECS[exact] = spec
         return cast(LossFunction, exact)
@@ -130,6 +157,20 @@ def _unmasked(mask: Tensor, values: Tensor) -> InputError:
     )
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _first(tensors: Any) -> Tensor:
+    """Return a tensor, or the first of several."""
+    return tensors if isinstance(tensors, Tensor) else tensors[0]
+
+
+def _wide(tensors: Any) -> Any:
     """Cast half precision to float32; leave float32 and float64 as they are."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    if not isinstance(tensors, Tensor):
+        return tuple(_wide(tensor) for tensor in tensors)
+    return tensors.float() if tensors.dtype in (torch.bfloat16, torch.float16) else tensors
+
+
+def _cut(tensors: Any) -> Any:
+    """Widen, and let no gradient through."""
+    if not isinstance(tensors, Tensor):
+        return tuple(_cut(tensor) for tensor in tensors)
+    return _wide(tensors.detach())

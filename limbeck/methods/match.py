@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
 from typing import Any, final
 
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, unknown
 from limbeck.losses.schedules import Schedule
-from limbeck.losses.spec import Spec, spec_of
+from limbeck.losses.spec import Setting, Spec, spec_of
 
 __all__ = ["Match"]
 
-_CONTEXT = ("mask", "progress", "targets")
+_CONTEXT = ("ids", "mask", "progress", "targets")
 
 
 @final
@@ -22,12 +23,14 @@ class Match:
     """Four facts: a student tap, a teacher tap, an adapter, and a loss with its weight.
 
     Args:
-        student: a tap of the student (see :mod:`limbeck.knowledge.taps`).
-        teacher: a tap of the teacher.
+        student: a tap of the student (see :mod:`limbeck.knowledge.taps`), or several for a loss
+            that compares several tensors.
+        teacher: a tap of the teacher, or several.
         loss: a function of :mod:`limbeck.losses`, one of your own
             ``loss(student, teacher, ...) -> scalar``, or a module if it has parameters. Where it
-            takes ``targets``, ``mask`` or ``progress``, it gets the batch's labels, the task's mask
-            or the progress of training (0 to 1).
+            takes ``targets``, ``ids``, ``mask`` or ``progress``, it gets the batch's labels, the
+            samples' ids, the task's mask or the progress of training (0 to 1). The class of a
+            module is made by its ``build``, once the shapes are known.
         weight: the factor of the loss in the sum, or a schedule.
         adapter: how shapes are brought together (see :func:`limbeck.students.adapters.align`).
         name: of the term in logs and reports; by default the loss's name and the tap.
@@ -43,17 +46,17 @@ class Match:
 
     def __init__(
         self,
-        student: str,
-        teacher: str,
-        loss: Callable[..., Tensor],
+        student: str | Sequence[str],
+        teacher: str | Sequence[str],
+        loss: Callable[..., Any],
         *,
         weight: float | Schedule = 1.0,
         adapter: str | nn.Module | None = "auto",
         name: str = "",
         **options: Any,
     ) -> None:
-        called = loss.forward if isinstance(loss, nn.Module) else loss
-        parameters = inspect.signature(called).parameters
+        calling, building = _parameters(loss)
+        parameters = calling | building
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for option in options:
             if option not in parameters and not open_ended:
@@ -69,26 +72,67 @@ class Match:
         ]
         if required:
             raise InputError(f"the loss {_name(loss)} needs {', '.join(required)}")
-        self.student, self.teacher, self.loss = student, teacher, loss
-        self.weight, self.adapter, self.options = weight, adapter, options
-        self.name = name or (_name(loss) if student == "logits" else f"{_name(loss)} {student}")
-        self.context = tuple(k for k in _CONTEXT if k in parameters and k not in options)
+        self.student, self.teacher = _taps(student), _taps(teacher)
+        self.loss, self.weight, self.adapter, self.options = loss, weight, adapter, options
+        place = "" if student == "logits" else " ".join(["", *self.students])
+        self.name = name or f"{_name(loss)}{place}"
+        self.context = tuple(k for k in _CONTEXT if k in calling and k not in options)
+        self._building = {k: v for k, v in options.items() if k in building}
+        self._calling = {k: v for k, v in options.items() if k not in building}
 
     @property
     def spec(self) -> Spec:
         """What the loss declares about itself."""
         return spec_of(self.loss)
 
-    def compare(self, student: Tensor, teacher: Tensor, context: Mapping[str, Any]) -> Tensor:
-        """Return the loss, unweighted, of two tensors that are already comparable."""
+    @property
+    def students(self) -> tuple[str, ...]:
+        """The student's taps."""
+        return (self.student,) if isinstance(self.student, str) else self.student
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teacher's taps."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+    def made(self, student: Any, teacher: Any, setting: Setting) -> Callable[..., Tensor]:
+        """Return the loss, ready to be called; a class is built for these tensors and models."""
+        if not isinstance(self.loss, type):
+            return self.loss
+        build: Callable[..., nn.Module] = self.loss.build  # type: ignore[attr-defined]
+        return build(student, teacher, setting, **self._building)
+
+    def compare(
+        self, loss: Callable[..., Tensor], student: Any, teacher: Any, context: Mapping[str, Any]
+    ) -> Tensor:
+        """Return the value, unweighted, of a loss that is made, for comparable tensors."""
         given = {key: context[key] for key in self.context if context.get(key) is not None}
-        return self.loss(student, teacher, **given, **self.options)
+        return loss(student, teacher, **given, **self._calling)
 
     def __repr__(self) -> str:
         weight = self.weight if isinstance(self.weight, (int, float)) else "schedule"
         adapter = [] if self.adapter == "auto" else [f"adapter={self.adapter!r}"]
         more = [f"weight={weight}", *adapter, *(f"{k}={v!r}" for k, v in self.options.items())]
         return f"Match({self.student!r}, {self.teacher!r}, {_name(self.loss)}, {', '.join(more)})"
+
+
+def _parameters(loss: Callable[..., Any]) -> tuple[dict[str, Parameter], dict[str, Parameter]]:
+    """Return what a loss takes when it is called, and what its class takes when it is built."""
+    if not isinstance(loss, type):
+        called = loss.forward if isinstance(loss, nn.Module) else loss
+        return dict(inspect.signature(called).parameters), {}
+    if not hasattr(loss, "build"):
+        raise InputError(
+            f"the loss {loss.__name__} is a class without build",
+            expected="a function, a module, or a class with build(student, teacher, setting)",
+        )
+    calling = list(inspect.signature(loss.forward).parameters.items())[1:]  # type: ignore[attr-defined]
+    building = list(inspect.signature(loss.build).parameters.items())[3:]
+    return dict(calling), dict(building)
+
+
+def _taps(found: str | Sequence[str]) -> str | tuple[str, ...]:
+    return found if isinstance(found, str) else tuple(found)
 
 
 def _name(loss: Callable[..., Any]) -> str:

@@ -134,14 +134,17 @@ def _named(entry: Mapping[str, Any]) -> methods.Method:
 
 
 def _match(entry: Mapping[str, Any]) -> methods.Method:
-    """Return ``{match: [layer2, layer2], loss: attention_transfer, weight: 1000}``."""
+    """Return ``{match: [layer2, layer2], loss: attention_transfer, weight: 1000}``.
+
+    For a loss of several tensors, each side of ``match`` is a list.
+    """
     options = dict(entry)
     taps, loss = options.pop("match"), str(options.pop("loss", ""))
     if not isinstance(taps, list) or len(taps) != 2:
         raise InputError(f"match is {taps!r}", expected="[student tap, teacher tap]")
     function = attribute(loss) if is_path(loss) else losses.get(loss)
     weight = _weight(options.pop("weight", 1.0))
-    student, teacher = map(str, taps)
+    student, teacher = ([str(t) for t in s] if isinstance(s, list) else str(s) for s in taps)
     match = methods.Match(student, teacher, function, weight=weight, **options)
     return methods.as_method(match)
 

@@ -115,7 +115,7 @@ class Run:
     def stores(self) -> bool:
         """Whether the teacher's knowledge is computed once and replayed."""
         stated = self.recipe.knowledge.store
-        taps = {match.teacher for match in self.method.matches}
+        taps = {tap for match in self.method.matches for tap in match.teachers}
         if stated != "auto":
             return stated and bool(taps)
         views = self.recipe.train.epochs if self._varies else 1
@@ -179,7 +179,7 @@ class Run:
         if not self.stores:
             return None
         options = self.recipe.knowledge
-        taps = tuple(dict.fromkeys(match.teacher for match in self.method.matches))
+        taps = tuple(dict.fromkeys(t for match in self.method.matches for t in match.teachers))
         made_from = {
             "teacher": teacher.fingerprint,
             "data": self._data_fingerprint,

@@ -8,13 +8,15 @@ Letters: B samples, C channels, H×W positions, N tokens, D features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, unknown
 from limbeck.losses.spec import Align
 
-__all__ = ["ADAPTERS", "Alignment", "align"]
+__all__ = ["ADAPTERS", "Alignment", "Alignments", "align"]
 
 ADAPTERS = ("auto", "conv1x1", "interpolate", "linear", "none", "pool")
 
@@ -37,6 +39,28 @@ class Alignment(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return both tensors, comparable."""
         return self.student(student), self.teacher(teacher)
+
+
+class Alignments(nn.Module):
+    """The adapters of a match of several tensors on each side.
+
+    Attributes:
+        pairs: an :class:`Alignment` for each pair.
+        text: what they do; empty if nothing.
+    """
+
+    def __init__(self, pairs: Sequence[Alignment]) -> None:
+        super().__init__()
+        self.pairs = nn.ModuleList(pairs)
+        self.text = "; ".join(pair.text for pair in pairs if pair.text)
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return both sides, comparable."""
+        found = zip(self.pairs, student, teacher, strict=True)
+        own, theirs = zip(*(pair(s, t) for pair, s, t in found), strict=True)
+        return own, theirs
 
 
 class _Resize(nn.Module):

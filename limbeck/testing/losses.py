@@ -5,12 +5,14 @@ Letters: B samples, T tokens, C classes or channels, D features, H×W positions.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.losses.spec import Spec, spec_of
 from limbeck.losses.wrap import chunked
@@ -18,7 +20,9 @@ from limbeck.testing.findings import Findings
 
 __all__ = ["check_loss"]
 
-Shapes = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+Shape = tuple[int, ...]
+Shapes = Sequence[tuple[Any, Any]]
+Side = Any  # a tensor, or a tuple of tensors
 
 _SHAPES: dict[str, Shapes] = {
     "classes": [((6, 5), (6, 5)), ((4, 3, 5), (4, 3, 5))],
@@ -26,6 +30,7 @@ _SHAPES: dict[str, Shapes] = {
     "shape": [((6, 5), (6, 5)), ((4, 3, 5), (4, 3, 5)), ((6, 3, 4, 4), (6, 3, 4, 4))],
     "none": [((6, 5), (6, 7)), ((6, 3, 4, 4), (6, 2, 2, 2))],
 }
+_ROWWISE = ("ids", "targets")
 
 
 def check_loss(
@@ -38,12 +43,17 @@ def check_loss(
 ) -> None:
     """Check a loss: value, gradient, precision, mask, chunks, order, temperature.
 
+    A loss that is a module is copied for every call, so that what it remembers or draws does not
+    count as a difference.
+
     Args:
         loss: ``loss(student, teacher, ...) -> scalar``.
         spec: what it declares; by default what :func:`limbeck.losses.declare` attached.
         shapes: pairs of student and teacher shapes to try; by default those its ``align`` allows.
+            For a loss of several tensors, a side is a tuple of shapes.
         seed: of the random inputs.
-        options: further arguments of the loss.
+        options: further arguments of the loss; ``targets`` and ``ids`` have an entry for each
+            sample, other tensors are the same for all.
 
     Raises:
         ContractError: a property does not hold; all breaches are listed.
@@ -68,72 +78,93 @@ class _LossCase:
         self,
         loss: Callable[..., Tensor],
         spec: Spec,
-        own: tuple[int, ...],
-        theirs: tuple[int, ...],
+        own: Any,
+        theirs: Any,
         seed: int,
         options: Mapping[str, Any],
         findings: Findings,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.loss, self.spec, self.options, self.findings = loss, spec, dict(options), findings
-        self.student = torch.randn(own, generator=generator)
-        self.teacher = torch.randn(theirs, generator=generator)
+        self.student = _drawn(own, generator)
+        self.teacher = _drawn(theirs, generator)
         called = loss.forward if isinstance(loss, nn.Module) else loss
         self.takes = inspect.signature(called).parameters
         self.where = f"at {own}"
+        first = _first(self.student)
+        self.size = len(first)
         if "targets" in self.takes and "targets" not in options:
-            rows = own[:-1] if spec.align == "classes" else own[:1]
-            self.options["targets"] = torch.randint(own[-1], rows, generator=generator)
+            rows = first.shape[:-1] if spec.align == "classes" else first.shape[:1]
+            self.options["targets"] = torch.randint(first.shape[-1], rows, generator=generator)
 
-    def __call__(self, student: Tensor, teacher: Tensor, **more: Any) -> Tensor:
-        return self.loss(student, teacher, **{**self.options, **more})
+    def __call__(self, student: Side, teacher: Side, **more: Any) -> Tensor:
+        options = {**self.options, **more}
+        loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
+        if _first(student).dtype == torch.float64:
+            options = {k: _doubled(v) for k, v in options.items()}
+            loss = loss.double() if isinstance(loss, nn.Module) else loss
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return loss(student, teacher, **options)
 
-    def rows(self, pick: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def rows(self, pick: Any) -> tuple[Side, Side, dict[str, Any]]:
         """Return some of the samples, with their targets."""
-        picked = {k: v[pick] for k, v in self.options.items() if isinstance(v, Tensor)}
-        return self.student[pick], self.teacher[pick], picked
+        picked = {k: v[pick] for k, v in self.options.items() if _has_rows(k, v)}
+        student, teacher = (tree_map(lambda t: t[pick], s) for s in (self.student, self.teacher))
+        return student, teacher, picked
 
     def expect(self, holds: bool | Tensor, breach: str) -> None:
         self.findings.expect(holds, f"{breach} ({self.where})")
 
-    def gradient(self, student: Tensor, teacher: Tensor) -> Tensor:
-        leaf = student.clone().requires_grad_(True)
-        self(leaf, teacher).float().backward()
-        return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+    def gradients(self, student: Side, teacher: Side, **more: Any) -> list[Tensor]:
+        """Return the gradient of each of the student's tensors; zeros where there is none."""
+        leaf = tree_map(lambda t: t.clone().requires_grad_(True), student)
+        self(leaf, teacher, **more).float().backward()
+        found = [(t, t.grad) for t in tree_leaves(leaf)]
+        return [torch.zeros_like(t) if g is None else g for t, g in found]
 
 
 def _value(case: _LossCase) -> None:
-    before = case.student.clone(), case.teacher.clone()
+    before = tree_map(torch.clone, (case.student, case.teacher))
     value = case(case.student, case.teacher)
     case.expect(value.ndim == 0, f"the value has the shape {tuple(value.shape)}, not a scalar's")
     case.expect(torch.isfinite(value), "the value is not finite")
     case.expect(value.dtype == torch.float32, f"float32 inputs gave {value.dtype}")
-    same = torch.equal(before[0], case.student) and torch.equal(before[1], case.teacher)
+    after = tree_leaves((case.student, case.teacher))
+    same = all(torch.equal(a, b) for a, b in zip(tree_leaves(before), after, strict=True))
     case.expect(same, "the inputs were changed in place")
 
 
 def _gradients(case: _LossCase) -> None:
-    student = case.student.double().requires_grad_(True)
-    teacher = case.teacher.double().requires_grad_(True)
+    student, teacher = (
+        tree_map(lambda t: t.double().requires_grad_(True), side)
+        for side in (case.student, case.teacher)
+    )
     value = case(student, teacher)
     case.expect(value.requires_grad, "no gradient reaches the student")
     value.backward()
-    case.expect(teacher.grad is None, "a gradient reaches the teacher")
-    given = student.grad
-    if given is None:
-        return
-    case.expect(given.abs().max() > 0, "the student's gradient is zero")
-    direction = torch.randn(student.shape, generator=torch.Generator().manual_seed(1)).double()
+    case.expect(all(t.grad is None for t in tree_leaves(teacher)), "a gradient reaches the teacher")
+    given = [t.grad for t in tree_leaves(student)]
+    case.expect(all(g is not None for g in given), "no gradient reaches a tensor of the student")
+    moved = any(g is not None and g.abs().max() > 0 for g in given)
+    case.expect(moved, "the student's gradient is zero")
+    generator = torch.Generator().manual_seed(1)
+    direction = tree_map(lambda t: torch.randn(t.shape, generator=generator).double(), student)
     with torch.no_grad():
-        steps = [case(student + sign * 1e-6 * direction, teacher) for sign in (1, -1)]
+        steps = [
+            case(tree_map(lambda t, d: t + sign * 1e-6 * d, student, direction), teacher)  # noqa: B023
+            for sign in (1, -1)
+        ]
     measured = (steps[0] - steps[1]) / 2e-6
-    expected = (given * direction).sum()
+    pairs = zip(given, tree_leaves(direction), strict=True)
+    expected = torch.stack([(g * d).sum() for g, d in pairs if g is not None]).sum()
     close = torch.isclose(measured, expected, rtol=1e-4, atol=1e-7)
     case.expect(close, f"the gradient is {expected:.6g} along a direction; measured {measured:.6g}")
 
 
 def _minimum(case: _LossCase) -> None:
-    if not case.spec.zero_at_equal or case.student.shape != case.teacher.shape:
+    shapes = [[t.shape for t in tree_leaves(side)] for side in (case.student, case.teacher)]
+    if not case.spec.zero_at_equal or shapes[0] != shapes[1]:
         return
     value = case(case.teacher, case.teacher)
     case.expect(value.abs() < 1e-5, f"it is {float(value):.3g} where student and teacher are equal")
@@ -142,8 +173,8 @@ def _minimum(case: _LossCase) -> None:
 
 
 def _precision(case: _LossCase) -> None:
-    halves = case.student.bfloat16(), case.teacher.bfloat16()
-    plain = case(halves[0].float(), halves[1].float())
+    halves = tree_map(torch.Tensor.bfloat16, (case.student, case.teacher))
+    plain = case(*tree_map(torch.Tensor.float, halves))
     value = case(*halves)
     case.expect(value.dtype == torch.float32, f"bfloat16 inputs gave {value.dtype}")
     close = torch.isclose(value.float(), plain.float(), rtol=1e-6)
@@ -162,16 +193,16 @@ def _extremes(case: _LossCase) -> None:
     certain = torch.full_like(case.teacher, -6e4).bfloat16()
     certain[..., 0] = 6e4
     for student, teacher in ((large, certain), (certain, large), (large, case.teacher.bfloat16())):
-        value, gradient = case(student, teacher), case.gradient(student, teacher)
+        value, [gradient] = case(student, teacher), case.gradients(student, teacher)
         case.expect(torch.isfinite(value), "logits of ±60,000 give a value that is not finite")
         finite = torch.isfinite(gradient).all()
         case.expect(finite, "logits of ±60,000 give a gradient that is not finite")
 
 
 def _order(case: _LossCase) -> None:
-    size, whole = len(case.student), case(case.student, case.teacher)
-    mixed = torch.randperm(size, generator=torch.Generator().manual_seed(2))
-    for order in (mixed, torch.arange(size).roll(1)):  # the second leaves none where it was
+    whole = case(case.student, case.teacher)
+    mixed = torch.randperm(case.size, generator=torch.Generator().manual_seed(2))
+    for order in (mixed, torch.arange(case.size).roll(1)):  # the second leaves none where it was
         student, teacher, more = case.rows(order)
         same = torch.isclose(case(student, teacher, **more), whole, rtol=1e-5)
         case.expect(same, "the order of the samples changes the value")
@@ -181,37 +212,37 @@ def _parts(case: _LossCase) -> None:
     """Halves weighted by size, sums, values per sample and chunks all give the whole."""
     if not case.spec.per_sample:
         return
-    whole, size = case(case.student, case.teacher), len(case.student)
-    halves = [case.rows(slice(0, size // 3)), case.rows(slice(size // 3, None))]
-    mean = sum(case(s, t, **more) * len(s) / size for s, t, more in halves)
+    whole, size = case(case.student, case.teacher), case.size
+    cuts = slice(0, size // 3), slice(size // 3, None)
+    halves = [case.rows(cut) for cut in cuts]
+    mean = sum(case(s, t, **more) * len(_first(s)) / size for s, t, more in halves)
     case.expect(torch.isclose(torch.as_tensor(mean), whole, rtol=1e-5), "parts do not add up")
     each = case(case.student, case.teacher, reduction="none")
     total = case(case.student, case.teacher, reduction="sum")
     case.expect(torch.isclose(each.mean(), whole, rtol=1e-5), 'the mean of "none" is not the value')
     case.expect(torch.isclose(each.sum(), total, rtol=1e-5), '"sum" is not the sum of "none"')
-    pieces = chunked(case.loss, 2)(case.student, case.teacher, **case.options)
-    case.expect(torch.isclose(pieces, whole, rtol=1e-5), "chunks change the value")
+    if isinstance(case.student, Tensor):
+        pieces = chunked(case.loss, 2)(case.student, case.teacher, **case.options)
+        case.expect(torch.isclose(pieces, whole, rtol=1e-5), "chunks change the value")
 
 
 def _mask(case: _LossCase) -> None:
-    if "mask" not in case.takes:
+    if "mask" not in case.takes or not isinstance(case.student, Tensor):
         return
     rows = case.student.shape[:2] if case.student.ndim == 3 else case.student.shape[:1]
     keep = torch.rand(rows, generator=torch.Generator().manual_seed(3)) < 0.6
     keep.view(-1)[0] = True
-    inside = {k: v[keep] for k, v in case.options.items() if isinstance(v, Tensor)}
+    inside = {k: v[keep] for k, v in case.options.items() if _has_rows(k, v)}
     expected = case(case.student[keep], case.teacher[keep], **inside)
     value = case(case.student, case.teacher, mask=keep)
     case.expect(torch.isclose(value, expected, rtol=1e-5), "a mask is not the same as the subset")
     dirty = [t.clone() for t in (case.student, case.teacher)]
     for tensor in dirty:
         tensor[~keep] = float("nan")
-    leaf = dirty[0].requires_grad_(True)
-    value = case(leaf, dirty[1], mask=keep)
-    value.backward()
+    value = case(*dirty, mask=keep)
+    [gradient] = case.gradients(*dirty, mask=keep)
     case.expect(torch.isclose(value, expected, rtol=1e-5), "what is masked leaks into the value")
-    clean = leaf.grad is not None and torch.isfinite(leaf.grad).all()
-    case.expect(clean, "what is masked leaks into the gradient")
+    case.expect(torch.isfinite(gradient).all(), "what is masked leaks into the gradient")
     nothing = case(case.student, case.teacher, mask=torch.zeros_like(keep))
     case.expect(nothing == 0, "a mask that keeps nothing does not give 0")
 
@@ -221,11 +252,30 @@ def _temperature(case: _LossCase) -> None:
         return
     norms = []
     for temperature in (20.0, 40.0):
-        hot = _LossCase.__new__(_LossCase)
-        hot.__dict__.update(case.__dict__, options={**case.options, "temperature": temperature})
-        norms.append(hot.gradient(case.student, case.teacher).norm())
+        found = case.gradients(case.student, case.teacher, temperature=temperature)
+        norms.append(torch.stack([gradient.norm() for gradient in found]).norm())
     steady = 0.7 < norms[1] / norms[0] < 1.4
     case.expect(steady, "the gradient's size changes with the temperature: T² is missing")
+
+
+def _drawn(shape: Any, generator: torch.Generator) -> Side:
+    if shape and isinstance(shape[0], tuple):
+        return tuple(_drawn(one, generator) for one in shape)
+    return torch.randn(shape, generator=generator)
+
+
+def _first(side: Side) -> Tensor:
+    found: Tensor = tree_leaves(side)[0]
+    return found
+
+
+def _doubled(option: Any) -> Any:
+    floating = isinstance(option, Tensor) and option.is_floating_point()
+    return option.double() if floating else option
+
+
+def _has_rows(name: str, option: Any) -> bool:
+    return name in _ROWWISE and isinstance(option, Tensor)
 
 
 _LOSS_CHECKS = (
