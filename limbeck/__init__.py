@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from limbeck.errors import InputError
     from limbeck.knowledge import Knowledge
     from limbeck.methods import Match, Method
+    from limbeck.pipeline.cite import citation
     from limbeck.progress import Silent
     from limbeck.teachers import Teacher
 
@@ -30,6 +31,7 @@ _HOMES = {
     "Method": "limbeck.methods",
     "Silent": "limbeck.progress",
     "Teacher": "limbeck.teachers",
+    "citation": "limbeck.pipeline.cite",
     "fit": "limbeck.distill",
 }
 _ROOMS = ("data", "distill", "knowledge", "losses", "methods", "students", "tasks", "teachers")
@@ -45,6 +47,7 @@ __all__ = [
     "Silent",
     "Teacher",
     "__version__",
+    "citation",
     "data",
     "distill",
     "fit",

@@ -162,26 +162,34 @@ def recipes() -> None:
 
 @app.command()
 def methods(
-    name: Annotated[str, typer.Argument(help="A method to explain; all are listed without.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A method or loss to explain; methods are listed without.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods of distillation, or explain one."""
     import json
 
+    from limbeck import losses
     from limbeck.methods import catalogue
 
-    entries = catalogue()
-    if name and name not in entries:
+    entries, compared = catalogue(), losses.catalogue()
+    if name:
         from limbeck.errors import unknown
 
-        raise unknown("method", name, entries)
+        known = {**compared, **entries}
+        if name not in known:
+            raise unknown("method", name, known)
+        entries = {name: known[name]}
     if as_json:
-        typer.echo(json.dumps(entries[name] if name else list(entries.values()), indent=2))
+        listed = {"methods": list(entries.values()), "losses": list(compared.values())}
+        typer.echo(json.dumps(entries[name] if name else listed, indent=2))
     elif name:
-        typer.echo(entries[name]["text"])
+        typer.echo(f"{entries[name]['text']}\n\n{entries[name].get('bibtex', '')}".rstrip())
     else:
-        for entry in entries.values():
-            typer.echo(f"{entry['name']:<16} {entry['needs']:<9} {entry['summary']}")
+        from limbeck.console import table_of_methods
+
+        table_of_methods(entries)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from limbeck.progress import Bar, Listener, Silent
 
-__all__ = ["Terminal"]
+__all__ = ["Terminal", "table_of_methods"]
 
 
 class Terminal:
@@ -51,6 +51,25 @@ class Terminal:
         self.rich.print(_table(report))
         self.rich.print(Text(str(report["verdict"])))
         self.rich.print(Text.assemble("\nReport: ", (str(page), "bold")))
+
+
+def table_of_methods(entries: Mapping[str, Mapping[str, Any]], rich: Rich | None = None) -> None:
+    """Show the methods, family by family."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("method", "what it does", "needs", "cost", "source"):
+        table.add_column(heading, no_wrap=heading in ("method", "cost"), header_style="bold")
+    families = dict.fromkeys(str(entry["family"]) for entry in entries.values())
+    for family in families:
+        table.add_row(Text(family, style="bold cyan"))
+        for entry in entries.values():
+            if entry["family"] == family:
+                cells = [str(entry[key]) for key in ("name", "summary", "needs", "cost")]
+                arxiv = str(entry["source"]).removeprefix("arXiv:")
+                source = arxiv if arxiv != entry["source"] else str(entry["year"] or "")
+                table.add_row(*(Text(cell) for cell in (*cells, source)))
+    console = rich or Rich(highlight=False)
+    console.print(table)
+    console.print("\nlimbeck methods NAME explains one, with its formula and what to cite.")
 
 
 def _table(report: Mapping[str, Any]) -> Table:

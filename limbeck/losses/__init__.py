@@ -4,7 +4,9 @@ Every loss is ``NAME(student, teacher, *, ...)``: the mean over samples (or unma
 sum over classes or features that its paper states, with T² inside where there is a temperature.
 """
 
+import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from limbeck.losses.spec import Spec, declare, spec_of
 __all__ = [
     "Spec",
     "attention_transfer",
+    "catalogue",
     "cosine_hint",
     "declare",
     "get",
@@ -50,6 +53,23 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 def names() -> list[str]:
     """Return the names of all losses, sorted."""
     return sorted(_LOSSES)
+
+
+def catalogue() -> dict[str, dict[str, object]]:
+    """Return what each loss says of itself, by name: for ``limbeck methods --json``.
+
+    >>> catalogue()["kl"]["family"]
+    'response'
+    """
+    return {
+        name: {
+            "name": name,
+            "summary": (inspect.getdoc(loss) or "").partition("\n")[0],
+            "text": f"{name}{inspect.signature(loss)}\n\n{inspect.getdoc(loss)}",
+            **asdict(spec_of(loss)),
+        }
+        for name, loss in sorted(_LOSSES.items())
+    }
 
 
 def get(name: str) -> Callable[..., Tensor]:

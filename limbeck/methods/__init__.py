@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from limbeck.errors import unknown
+from limbeck.methods.about import About
 from limbeck.methods.feature import at, fitnets, sp
 from limbeck.methods.match import Match
-from limbeck.methods.method import About, Method, about, as_method, described
+from limbeck.methods.method import Method, about, as_method, described
 from limbeck.methods.response import hard_label, kd, logit_mse, none, probability_mse, soft_hard
 
 __all__ = [
@@ -60,6 +61,7 @@ def catalogue() -> dict[str, dict[str, object]]:
             "name": name,
             "summary": (inspect.getdoc(make) or "").partition("\n")[0],
             "text": f"{name}{inspect.signature(make)}\n\n{inspect.getdoc(make)}",
+            "bibtex": about(name).bibtex,
             **asdict(about(name)),
         }
         for name, make in sorted(_METHODS.items())

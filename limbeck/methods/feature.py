@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from limbeck import losses
 from limbeck.errors import InputError
+from limbeck.methods.about import About
 from limbeck.methods.match import Match
-from limbeck.methods.method import About, Method, described
+from limbeck.methods.method import Method, described
 
 __all__ = ["at", "fitnets", "sp"]
 

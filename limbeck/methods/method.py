@@ -9,35 +9,12 @@ from typing import ParamSpec
 
 from limbeck.errors import InputError
 from limbeck.losses.schedules import Schedule
+from limbeck.methods.about import About
 from limbeck.methods.match import Match
 
-__all__ = ["About", "Method", "about", "as_method", "described"]
+__all__ = ["Method", "about", "as_method", "described"]
 
 P = ParamSpec("P")
-
-
-@dataclass(frozen=True)
-class About:
-    """What a method says of itself.
-
-    Attributes:
-        title: of the paper.
-        authors: of the paper, as cited.
-        year: of publication.
-        source: arXiv id or venue.
-        family: ``response``, ``feature`` or ``relation``.
-        needs: what it must be given: ``logits``, or ``features`` too.
-    """
-
-    title: str
-    authors: str
-    year: int
-    source: str
-    family: str
-    needs: str
-
-    def __str__(self) -> str:
-        return f"{self.authors} {self.year}, “{self.title}”, {self.source}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +28,7 @@ class Method:
         label_weight: factor of the label loss, or a schedule; ``None`` leaves it to the method that
             this one is added to, and alone means 1.
         name: for logs and reports.
+        sources: what to cite.
 
     >>> from limbeck import methods
     >>> (methods.kd(alpha=0.9) + methods.at()).name
@@ -60,6 +38,7 @@ class Method:
     matches: tuple[Match, ...]
     label_weight: float | Schedule | None = None
     name: str = "own"
+    sources: tuple[About, ...] = ()
 
     def __add__(self, other: Method) -> Method:
         weights = [m.label_weight for m in (self, other) if m.label_weight is not None]
@@ -70,7 +49,8 @@ class Method:
                 remedy="Give both the same: method.with_label_weight(0.5).",
             )
         weight = weights[0] if weights else None
-        return Method(self.matches + other.matches, weight, f"{self.name} + {other.name}")
+        sources = tuple(dict.fromkeys(self.sources + other.sources))
+        return Method(self.matches + other.matches, weight, f"{self.name} + {other.name}", sources)
 
     def with_label_weight(self, weight: float | Schedule) -> Method:
         """Return the same method with another weight of the label loss."""
@@ -86,7 +66,7 @@ def described(info: About) -> Callable[[Callable[P, Method]], Callable[P, Method
     def attach(make: Callable[P, Method]) -> Callable[P, Method]:
         @functools.wraps(make)
         def named(*args: P.args, **options: P.kwargs) -> Method:
-            return replace(make(*args, **options), name=make.__name__)
+            return replace(make(*args, **options), name=make.__name__, sources=(info,))
 
         _ABOUT[make.__name__] = info
         return named

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from limbeck import losses
 from limbeck.errors import InputError
+from limbeck.methods.about import About
 from limbeck.methods.match import Match
-from limbeck.methods.method import About, Method, described
+from limbeck.methods.method import Method, described
 
 __all__ = ["hard_label", "kd", "logit_mse", "none", "probability_mse", "soft_hard"]
 

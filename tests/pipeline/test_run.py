@@ -231,7 +231,7 @@ def test_lists_and_single_stages(limbeck, tmp_path: Path) -> None:
     assert "digits" in limbeck("recipes").stdout
     assert "fitnets" in limbeck("methods").stdout
     assert "arXiv:1503.02531" in limbeck("methods", "kd").stdout
-    assert {entry["name"] for entry in json.loads(limbeck("methods", "--json").stdout)} == set(
+    assert {entry["name"] for entry in json.loads(limbeck("methods", "--json").stdout)["methods"]} == set(
         lb.methods.names()
     )
     for command, stages in (("teach", 1), ("extract", 2), ("distill", 4)):
