@@ -92,7 +92,7 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         chosen = none() if method is None else as_method(method)
-        if teacher is None and chosen.matches:
+        if teacher is None and any(match.teachers for match in chosen.matches):
             raise InputError(
                 f"the method {chosen.name} without a teacher", expected="a teacher, or no method"
             )
@@ -144,7 +144,7 @@ class Distiller(nn.Module):
         self.task.check_logits(own.logits, "student")
         if theirs is not None and "logits" in theirs.tensors:
             self.task.check_logits(theirs.logits, "teacher")
-        if not self.alignments and theirs is not None:
+        if not self.alignments:
             made = [self._alignment(match, own, theirs) for match in self.method.matches]
             self.alignments = nn.ModuleList(made).to(own.logits.device)
             self._make_losses(own, theirs)
@@ -240,8 +240,7 @@ class Distiller(nn.Module):
         }
         parts = zip(self.method.matches, self.alignments, self._made, strict=True)
         for match, alignment, loss in parts:
-            assert theirs is not None
-            pair = alignment(_tapped(own, match.student), _tapped(theirs, match.teacher))
+            pair = alignment(*_pair(match, own, theirs))
             value = match.compare(loss, pair[0], pair[1], context)
             terms[_unused(match.name, terms)] = (value_at(match.weight, self.progress), value)
         return terms
@@ -253,7 +252,11 @@ class Distiller(nn.Module):
             return own, None
         return own, self.teacher.knowledge(batch, self._theirs)
 
-    def _alignment(self, match: Match, own: Knowledge, theirs: Knowledge) -> Alignment | Alignments:
+    def _alignment(
+        self, match: Match, own: Knowledge, theirs: Knowledge | None
+    ) -> Alignment | Alignments:
+        if theirs is None or match.teacher is None:
+            return Alignment(nn.Identity(), nn.Identity(), "")
         mine = [own.shapes[tap] for tap in match.students]
         other = [theirs.shapes[tap] for tap in match.teachers]
         need = match.spec.align
@@ -272,14 +275,14 @@ class Distiller(nn.Module):
         except InputError as error:
             raise InputError(f"match {match.name!r}: {error}") from error
 
-    def _make_losses(self, own: Knowledge, theirs: Knowledge) -> None:
+    def _make_losses(self, own: Knowledge, theirs: Knowledge | None) -> None:
         """Build the losses that are given as classes, for the shapes that were found."""
         teacher = self.teacher.module if isinstance(self.teacher, Teacher) else None
         setting = Setting(self.student, teacher)
         made: list[Callable[..., Tensor]] = []
         for match, alignment in zip(self.method.matches, self.alignments, strict=True):
             with torch.no_grad():
-                pair = alignment(_tapped(own, match.student), _tapped(theirs, match.teacher))
+                pair = alignment(*_pair(match, own, theirs))
             try:
                 loss = match.made(pair[0], pair[1], setting)
             except InputError as error:
@@ -315,6 +318,15 @@ class Distiller(nn.Module):
                     f"({sizes[1]:,}); is that meant?",
                     stacklevel=3,
                 )
+
+
+def _pair(match: Match, own: Knowledge, theirs: Knowledge | None) -> tuple[Any, Any]:
+    """Return what a match compares; the student's own twice, if it needs no teacher."""
+    mine = _tapped(own, match.student)
+    if match.teacher is None:
+        return mine, mine
+    assert theirs is not None
+    return mine, _tapped(theirs, match.teacher)
 
 
 def _tapped(known: Knowledge, taps: str | tuple[str, ...]) -> Any:

@@ -7,16 +7,14 @@ computed in float32.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.errors import InputError
+from limbeck.losses.probabilities import REMEDY, divergence, log_probabilities, where_positive
 from limbeck.losses.spec import Reduction, Spec, comparable, declare, reduce
 
 __all__ = ["hard_label", "kl", "logit_mse", "probability_mse", "soft_cross_entropy"]
 
-_REMEDY = "Give both models the same number of classes, or compare features instead."
 _HINTON = "Hinton, Vinyals, Dean 2015, arXiv:1503.02531"
 
 
@@ -50,12 +48,12 @@ def kl(
     Source: Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network",
     arXiv:1503.02531.
 
+    >>> import torch
     >>> kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0986123]]))  # (¼, ¾) against (½, ½)
     tensor(0.1308)
     """
-    log_q, log_p = _log_probabilities(student, teacher, temperature, mask)
-    p = log_p.exp()
-    return temperature**2 * reduce(_where_positive(p, log_p - log_q).sum(-1), mask, reduction)
+    log_q, log_p = log_probabilities(student, teacher, temperature, mask)
+    return temperature**2 * reduce(divergence(log_p, log_q), mask, reduction)
 
 
 @declare(Spec("response", _HINTON, "classes", zero_at_equal=False))
@@ -86,11 +84,12 @@ def soft_cross_entropy(
 
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
 
+    >>> import torch
     >>> soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2))  # log 2
     tensor(0.6931)
     """
-    log_q, log_p = _log_probabilities(student, teacher, temperature, mask)
-    return temperature**2 * reduce(_where_positive(log_p.exp(), -log_q).sum(-1), mask, reduction)
+    log_q, log_p = log_probabilities(student, teacher, temperature, mask)
+    return temperature**2 * reduce(where_positive(log_p.exp(), -log_q).sum(-1), mask, reduction)
 
 
 @declare(
@@ -123,10 +122,11 @@ def hard_label(
 
     Source: Lee 2013, "Pseudo-Label"; the hard limit of Hinton et al. 2015, arXiv:1503.02531.
 
+    >>> import torch
     >>> hard_label(torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 5.0, 0.0]]))  # log 4
     tensor(1.3863)
     """
-    student, teacher = comparable(student, teacher, mask, remedy=_REMEDY)
+    student, teacher = comparable(student, teacher, mask, remedy=REMEDY)
     log_q = F.log_softmax(student, dim=-1)
     labels = teacher.argmax(dim=-1, keepdim=True)
     return reduce(-log_q.gather(-1, labels).squeeze(-1), mask, reduction)
@@ -159,10 +159,11 @@ def logit_mse(
     Source: Ba, Caruana 2014, "Do Deep Nets Really Need to be Deep?", arXiv:1312.6184; against KL:
     Kim et al. 2021, arXiv:2105.08919.
 
+    >>> import torch
     >>> logit_mse(torch.zeros(2, 3), torch.ones(2, 3))
     tensor(3.)
     """
-    student, teacher = comparable(student, teacher, mask, remedy=_REMEDY)
+    student, teacher = comparable(student, teacher, mask, remedy=REMEDY)
     return reduce((student - teacher).square().sum(-1), mask, reduction)
 
 
@@ -194,25 +195,10 @@ def probability_mse(
 
     Source: compared with KL and logit regression by Kim et al. 2021, arXiv:2105.08919.
 
+    >>> import torch
     >>> probability_mse(torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]]))
     tensor(2.)
     """
-    log_q, log_p = _log_probabilities(student, teacher, temperature, mask)
+    log_q, log_p = log_probabilities(student, teacher, temperature, mask)
     distance = (log_q.exp() - log_p.exp()).square().sum(-1)
     return temperature**2 * reduce(distance, mask, reduction)
-
-
-def _log_probabilities(
-    student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the student's and the teacher's log-softmax at ``temperature``."""
-    if isinstance(temperature, (int, float)) and temperature <= 0:
-        raise InputError(f"temperature is {temperature}", expected="a number above 0")
-    student, teacher = comparable(student, teacher, mask, remedy=_REMEDY)
-    return F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
-
-
-def _where_positive(p: Tensor, values: Tensor) -> Tensor:
-    """Return p·values, and 0 where p is 0 even if the value there is infinite or NaN."""
-    positive = p > 0
-    return p * torch.where(positive, values, torch.zeros((), dtype=p.dtype, device=p.device))

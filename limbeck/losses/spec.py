@@ -36,6 +36,9 @@ class Spec:
         zero_at_equal: the loss is 0, and at its minimum, where the student equals the teacher.
         per_sample: the value is a mean of independent values per sample (or per token), so that
             masks, chunks and gradient accumulation are exact; it then takes ``reduction=``.
+        slope: the gradient is the slope of the value; not so where a paper holds a factor that
+            depends on the student constant.
+        steady: the gradient's size does not depend on the temperature, if there is one.
     """
 
     family: str
@@ -43,6 +46,8 @@ class Spec:
     align: Align = "none"
     zero_at_equal: bool = True
     per_sample: bool = True
+    slope: bool = True
+    steady: bool = True
 
 
 @dataclass(frozen=True)

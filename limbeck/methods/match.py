@@ -25,7 +25,8 @@ class Match:
     Args:
         student: a tap of the student (see :mod:`limbeck.knowledge.taps`), or several for a loss
             that compares several tensors.
-        teacher: a tap of the teacher, or several.
+        teacher: a tap of the teacher, or several; ``None`` for a loss that has no use for a
+            teacher, which gets the student's own tensor, detached, in its place.
         loss: a function of :mod:`limbeck.losses`, one of your own
             ``loss(student, teacher, ...) -> scalar``, or a module if it has parameters. Where it
             takes ``targets``, ``ids``, ``mask`` or ``progress``, it gets the batch's labels, the
@@ -47,7 +48,7 @@ class Match:
     def __init__(
         self,
         student: str | Sequence[str],
-        teacher: str | Sequence[str],
+        teacher: str | Sequence[str] | None,
         loss: Callable[..., Any],
         *,
         weight: float | Schedule = 1.0,
@@ -72,7 +73,8 @@ class Match:
         ]
         if required:
             raise InputError(f"the loss {_name(loss)} needs {', '.join(required)}")
-        self.student, self.teacher = _taps(student), _taps(teacher)
+        self.student = _taps(student)
+        self.teacher = None if teacher is None else _taps(teacher)
         self.loss, self.weight, self.adapter, self.options = loss, weight, adapter, options
         place = "" if student == "logits" else " ".join(["", *self.students])
         self.name = name or f"{_name(loss)}{place}"
@@ -92,7 +94,9 @@ class Match:
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The teacher's taps."""
+        """The teacher's taps; none if the loss needs no teacher."""
+        if self.teacher is None:
+            return ()
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
     def made(self, student: Any, teacher: Any, setting: Setting) -> Callable[..., Tensor]:

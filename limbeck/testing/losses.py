@@ -149,6 +149,8 @@ def _gradients(case: _LossCase) -> None:
     moved = any(g is not None and g.abs().max() > 0 for g in given)
     case.expect(moved, "the student's gradient is zero")
     generator = torch.Generator().manual_seed(1)
+    if not case.spec.slope:
+        return
     direction = tree_map(lambda t: torch.randn(t.shape, generator=generator).double(), student)
     with torch.no_grad():
         steps = [
@@ -248,7 +250,7 @@ def _mask(case: _LossCase) -> None:
 
 
 def _temperature(case: _LossCase) -> None:
-    if "temperature" not in case.takes:
+    if "temperature" not in case.takes or not case.spec.steady:
         return
     norms = []
     for temperature in (20.0, 40.0):

@@ -145,3 +145,21 @@ def test_options_of_building_and_of_calling_are_known() -> None:
         lb.Match("2", "2", Scaled, powr=1)
     with pytest.raises(lb.InputError, match="class without build"):
         lb.Match("2", "2", nn.MSELoss)
+
+
+def test_a_loss_without_a_teacher() -> None:
+    """Self-distillation would need a teacher that nobody reads."""
+
+    @declare(Spec("response", "an example 2026", "classes"))
+    def smooth(student: Tensor, teacher: Tensor, *, targets: Tensor) -> Tensor:
+        assert not teacher.requires_grad
+        return nn.functional.cross_entropy(student, targets, label_smoothing=0.1)
+
+    match = lb.Match("logits", None, smooth)
+    distiller = lb.Distiller(None, network(2), task=TASK, method=match)
+    out = distiller(batch())
+    expected = nn.functional.cross_entropy(out.student.logits, batch()[1], label_smoothing=0.1)
+    assert torch.isclose(out.terms["smooth"], expected)
+    assert out.teacher is None
+    with_one = lb.Distiller(network(4), network(2), task=TASK, method=match)
+    assert torch.isclose(with_one(batch()).loss, out.loss)

@@ -231,9 +231,9 @@ def test_lists_and_single_stages(limbeck, tmp_path: Path) -> None:
     assert "digits" in limbeck("recipes").stdout
     assert "fitnets" in limbeck("methods").stdout
     assert "arXiv:1503.02531" in limbeck("methods", "kd").stdout
-    assert {entry["name"] for entry in json.loads(limbeck("methods", "--json").stdout)["methods"]} == set(
-        lb.methods.names()
-    )
+    listed = json.loads(limbeck("methods", "--json").stdout)
+    assert {entry["name"] for entry in listed["methods"]} == set(lb.methods.names())
+    assert {entry["name"] for entry in listed["losses"]} == set(lb.losses.names())
     for command, stages in (("teach", 1), ("extract", 2), ("distill", 4)):
         told = limbeck(command, TINY, "--out", "run")
         assert told.returncode == 0, told.stderr
