@@ -241,7 +241,7 @@ class Distiller(nn.Module):
         parts = zip(self.method.matches, self.alignments, self._made, strict=True)
         for match, alignment, loss in parts:
             pair = alignment(*_pair(match, own, theirs))
-            value = match.compare(loss, pair[0], pair[1], context)
+            value = match.compare(pair[0], pair[1], context, loss)
             terms[_unused(match.name, terms)] = (value_at(match.weight, self.progress), value)
         return terms
 

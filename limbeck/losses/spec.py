@@ -15,10 +15,22 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError
 
-__all__ = ["Align", "Reduction", "Setting", "Spec", "comparable", "declare", "reduce", "spec_of"]
+__all__ = [
+    "ROWWISE",
+    "Align",
+    "Reduction",
+    "Setting",
+    "Spec",
+    "comparable",
+    "declare",
+    "reduce",
+    "spec_of",
+]
 
 Align = Literal["none", "classes", "positions", "shape"]
 Reduction = Literal["mean", "sum", "none"]
+# Options with an entry for each sample (or token); other tensors are the same for all.
+ROWWISE = ("ids", "mask", "present", "sampled", "targets", "teacher_mask")
 LossFunction = TypeVar("LossFunction", bound=Callable[..., Any])
 
 

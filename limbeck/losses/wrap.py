@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from limbeck.errors import InputError, unknown
 from limbeck.losses.schedules import Schedule, value_at
-from limbeck.losses.spec import declare, spec_of
+from limbeck.losses.spec import ROWWISE, declare, spec_of
 
 __all__ = ["Loss", "chunked", "gathered", "masked", "scheduled", "weighted"]
 
@@ -90,7 +90,7 @@ def masked(loss: Loss) -> Loss:
         keep = mask.bool()
         if not keep.any():
             return student[keep].sum()
-        kept = {k: v[keep] for k, v in options.items() if _has_rows(v, mask.shape)}
+        kept = {k: v[keep] for k, v in options.items() if _has_rows(k, v, mask.shape)}
         return loss(student[keep], teacher[keep], **options | kept)
 
     return declare(spec_of(loss))(_presented_as(loss, wrapped, "mask"))
@@ -122,7 +122,7 @@ def chunked(loss: Loss, size: int) -> Loss:
     ) -> Tensor:
         lead = student.shape[: 2 if student.ndim == 3 else 1]
         given = options if mask is None else {**options, "mask": mask}
-        rowwise = {k: v for k, v in given.items() if _has_rows(v, lead)}
+        rowwise = {k: v for k, v in given.items() if _has_rows(k, v, lead)}
         fixed = {k: v for k, v in given.items() if k not in rowwise}
         pieces = [t.flatten(0, len(lead) - 1).split(size) for t in (student, teacher)]
         cut = {k: v.flatten(0, len(lead) - 1).split(size) for k, v in rowwise.items()}
@@ -150,7 +150,7 @@ def gathered(loss: Loss) -> Loss:
     def wrapped(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return loss(student, teacher, **options)
-        rows = {k: _gather(v) for k, v in options.items() if _has_rows(v, student.shape[:1])}
+        rows = {k: _gather(v) for k, v in options.items() if _has_rows(k, v, student.shape[:1])}
         return loss(_gather(student), _gather(teacher), **options | rows)
 
     return declare(spec_of(loss))(_presented_as(loss, wrapped))
@@ -181,9 +181,10 @@ def _signature(loss: Loss) -> inspect.Signature:
     return inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
 
 
-def _has_rows(option: Any, rows: torch.Size) -> bool:
+def _has_rows(name: str, option: Any, rows: torch.Size) -> bool:
     """Say whether an option of a loss has an entry for each sample (or token)."""
-    return isinstance(option, Tensor) and option.shape[: len(rows)] == rows
+    named = name in ROWWISE and isinstance(option, Tensor)
+    return named and option.shape[: len(rows)] == rows
 
 
 def _presented_as(loss: Loss, wrapped: Loss, *added: str, without: Iterable[str] = ()) -> Loss:

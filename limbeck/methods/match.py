@@ -107,11 +107,15 @@ class Match:
         return build(student, teacher, setting, **self._building)
 
     def compare(
-        self, loss: Callable[..., Tensor], student: Any, teacher: Any, context: Mapping[str, Any]
+        self,
+        student: Any,
+        teacher: Any,
+        context: Mapping[str, Any],
+        made: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """Return the value, unweighted, of a loss that is made, for comparable tensors."""
+        """Return the value, unweighted, of the loss (as :meth:`made`) for comparable tensors."""
         given = {key: context[key] for key in self.context if context.get(key) is not None}
-        return loss(student, teacher, **given, **self._calling)
+        return (made or self.loss)(student, teacher, **given, **self._calling)
 
     def __repr__(self) -> str:
         weight = self.weight if isinstance(self.weight, (int, float)) else "schedule"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from limbeck.losses.spec import Spec, spec_of
+from limbeck.losses.spec import ROWWISE, Spec, spec_of
 from limbeck.losses.wrap import chunked
 from limbeck.testing.findings import Findings
 
@@ -30,7 +30,6 @@ _SHAPES: dict[str, Shapes] = {
     "shape": [((6, 5), (6, 5)), ((4, 3, 5), (4, 3, 5)), ((6, 3, 4, 4), (6, 3, 4, 4))],
     "none": [((6, 5), (6, 7)), ((6, 3, 4, 4), (6, 2, 2, 2))],
 }
-_ROWWISE = ("ids", "targets")
 
 
 def check_loss(
@@ -52,8 +51,8 @@ def check_loss(
         shapes: pairs of student and teacher shapes to try; by default those its ``align`` allows.
             For a loss of several tensors, a side is a tuple of shapes.
         seed: of the random inputs.
-        options: further arguments of the loss; ``targets`` and ``ids`` have an entry for each
-            sample, other tensors are the same for all.
+        options: further arguments of the loss; ``targets``, ``ids`` and the like have an entry for
+            each sample, other tensors are the same for all.
 
     Raises:
         ContractError: a property does not hold; all breaches are listed.
@@ -168,7 +167,7 @@ def _minimum(case: _LossCase) -> None:
     shapes = [[t.shape for t in tree_leaves(side)] for side in (case.student, case.teacher)]
     if not case.spec.zero_at_equal or shapes[0] != shapes[1]:
         return
-    value = case(case.teacher, case.teacher)
+    value = case(case.teacher, case.teacher).detach()
     case.expect(value.abs() < 1e-5, f"it is {float(value):.3g} where student and teacher are equal")
     other = case(case.student, case.teacher)
     case.expect(other > value, "it is not smaller where student and teacher are equal")
@@ -277,7 +276,7 @@ def _doubled(option: Any) -> Any:
 
 
 def _has_rows(name: str, option: Any) -> bool:
-    return name in _ROWWISE and isinstance(option, Tensor)
+    return name in ROWWISE and isinstance(option, Tensor)
 
 
 _LOSS_CHECKS = (

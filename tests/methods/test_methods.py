@@ -269,7 +269,7 @@ def test_context_that_is_given() -> None:
         return targets.sum()
 
     match = Match("logits", "logits", loss, targets=torch.tensor([7]))
-    value = match.compare(loss, torch.zeros(1), torch.zeros(1), {"targets": torch.tensor([1])})
+    value = match.compare(torch.zeros(1), torch.zeros(1), {"targets": torch.tensor([1])})
     assert value == 7
 
 
