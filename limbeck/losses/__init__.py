@@ -2,6 +2,8 @@
 
 Every loss is ``NAME(student, teacher, *, ...)``: the mean over samples (or unmasked tokens) of the
 sum over classes or features that its paper states, with T² inside where there is a temperature.
+Where a loss has parameters or a memory, a module beside it has the name in capitals, as
+:class:`Variational` beside :func:`variational`.
 """
 
 import inspect
@@ -12,41 +14,197 @@ from torch import Tensor
 
 from limbeck.errors import unknown
 from limbeck.losses import schedules, wrap
+from limbeck.losses.adaptive import (
+    ConfidenceWeighted,
+    LearnedTemperature,
+    SampleTemperature,
+    UncertaintyWeighted,
+)
+from limbeck.losses.blocks import minilm, patient, tinybert
+from limbeck.losses.classifiers import class_activation, one_for_all, simkd, softmax_regression
+from limbeck.losses.contrast import Contrastive, affinity_mimic, contrastive
+from limbeck.losses.decoupled import dkd, nkd, weighted_soft_label
+from limbeck.losses.dense import FocalGlobal, focal_global, localization, pair_wise, pixel_wise
+from limbeck.losses.divergences import (
+    binary_kl,
+    jensen_shannon,
+    policy,
+    reverse_kl,
+    skewed_kl,
+    skewed_reverse_kl,
+    total_variation,
+    universal_logit,
+)
+from limbeck.losses.exits import FrozenClassifier, OneForAll, ReusedClassifier, SoftmaxRegression
 from limbeck.losses.features import attention_transfer, cosine_hint, hint
 from limbeck.losses.logits import hard_label, kl, logit_mse, probability_mse, soft_cross_entropy
-from limbeck.losses.relations import similarity_preserving
-from limbeck.losses.spec import Spec, declare, spec_of
+from limbeck.losses.maps import (
+    Frequency,
+    activation_boundary,
+    block_wise,
+    channel_wise,
+    flow,
+    frequency,
+    neuron_selectivity,
+)
+from limbeck.losses.predict import (
+    MaskedGenerative,
+    Review,
+    Variational,
+    masked_generative,
+    review,
+    variational,
+)
+from limbeck.losses.prototypes import (
+    Prototypes,
+    class_means,
+    cluster_prototypes,
+    nearest_prototype,
+    prototype,
+)
+from limbeck.losses.ranking import listwise, pairwise_margin, ranking_distillation, relaxed_ranking
+from limbeck.losses.relations import (
+    correlation_congruence,
+    inter_channel,
+    kernel_alignment,
+    probabilistic_transfer,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+)
+from limbeck.losses.sequence import ctc_aligned, sequence_level
+from limbeck.losses.spec import Setting, Spec, declare, spec_of
+from limbeck.losses.standardized import (
+    dist,
+    logit_standardized_kl,
+    multi_level_logit,
+    spherical,
+    transformed_teacher,
+    weighted_transformed_teacher,
+)
+from limbeck.losses.teacher_free import (
+    UniversalSelfKD,
+    label_refinement,
+    universal_self_kd,
+    virtual_teacher,
+)
+from limbeck.losses.transfer import (
+    FactorTransfer,
+    Overhaul,
+    Paraphraser,
+    Translator,
+    factor_transfer,
+    overhaul,
+)
+from limbeck.losses.views import self_supervised, self_supervised_logits
 
 __all__ = [
+    "ConfidenceWeighted",
+    "Contrastive",
+    "FactorTransfer",
+    "FocalGlobal",
+    "Frequency",
+    "FrozenClassifier",
+    "LearnedTemperature",
+    "MaskedGenerative",
+    "OneForAll",
+    "Overhaul",
+    "Paraphraser",
+    "Prototypes",
+    "ReusedClassifier",
+    "Review",
+    "SampleTemperature",
+    "Setting",
+    "SoftmaxRegression",
     "Spec",
+    "Translator",
+    "UncertaintyWeighted",
+    "UniversalSelfKD",
+    "Variational",
+    "activation_boundary",
+    "affinity_mimic",
     "attention_transfer",
+    "binary_kl",
+    "block_wise",
     "catalogue",
+    "channel_wise",
+    "class_activation",
+    "class_means",
+    "cluster_prototypes",
+    "contrastive",
+    "correlation_congruence",
     "cosine_hint",
+    "ctc_aligned",
     "declare",
+    "dist",
+    "dkd",
+    "factor_transfer",
+    "flow",
+    "focal_global",
+    "frequency",
     "get",
     "hard_label",
     "hint",
+    "inter_channel",
+    "jensen_shannon",
+    "kernel_alignment",
     "kl",
+    "label_refinement",
+    "listwise",
+    "localization",
     "logit_mse",
+    "logit_standardized_kl",
+    "masked_generative",
+    "minilm",
+    "multi_level_logit",
     "names",
+    "nearest_prototype",
+    "neuron_selectivity",
+    "nkd",
+    "one_for_all",
+    "overhaul",
+    "pair_wise",
+    "pairwise_margin",
+    "patient",
+    "pixel_wise",
+    "policy",
+    "probabilistic_transfer",
     "probability_mse",
+    "prototype",
+    "ranking_distillation",
+    "relaxed_ranking",
+    "reverse_kl",
+    "review",
+    "rkd_angle",
+    "rkd_distance",
     "schedules",
+    "self_supervised",
+    "self_supervised_logits",
+    "sequence_level",
     "similarity_preserving",
+    "simkd",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "soft_cross_entropy",
+    "softmax_regression",
     "spec_of",
+    "spherical",
+    "tinybert",
+    "total_variation",
+    "transformed_teacher",
+    "universal_logit",
+    "universal_self_kd",
+    "variational",
+    "virtual_teacher",
+    "weighted_soft_label",
+    "weighted_transformed_teacher",
     "wrap",
 ]
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {
-    "attention_transfer": attention_transfer,
-    "cosine_hint": cosine_hint,
-    "hard_label": hard_label,
-    "hint": hint,
-    "kl": kl,
-    "logit_mse": logit_mse,
-    "probability_mse": probability_mse,
-    "similarity_preserving": similarity_preserving,
-    "soft_cross_entropy": soft_cross_entropy,
+    name: loss
+    for name in __all__
+    if inspect.isfunction(loss := globals().get(name)) and spec_of(loss).source
 }
 
 

@@ -81,12 +81,13 @@ def neuron_selectivity(
     return reduce(within - 2 * _similar(s_BCN, t_BCN, t_BCN, kernel), None, reduction)
 
 
-@declare(Spec("feature", "Yim, Joo, Bae, Kim 2017 (FSP), CVPR"))
+@declare(Spec("feature", "Yim, Joo, Bae, Kim 2017 (FSP), CVPR", "shape"))
 def flow(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     *,
     pooling: Literal["max", "average"] = "max",
+    features: Literal["sum", "mean"] = "sum",
     reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Distance between flow matrices: how a network gets from one layer to the next.
@@ -103,7 +104,8 @@ def flow(
         teacher: two layers' maps or tokens with the same channels; no gradient reaches them.
         pooling: how the larger of a side's two maps comes to the size of the smaller: ``max`` is
             the paper's, ``average`` that of the CIFAR-100 benchmark (RepDistiller).
-        reduction: mean over samples of the sum over the C1·C2 entries.
+        features: ``sum`` over the C1·C2 entries is the paper's formula; ``mean`` is RepDistiller's.
+        reduction: mean over samples.
 
     Raises:
         InputError: a side has not two layers, or the flow matrices have different shapes.
@@ -123,7 +125,9 @@ def flow(
     own, theirs = _flow_matrix(student, pooling), _flow_matrix(teacher, pooling)
     remedy = "Choose layers with the teacher's channels, or put a convolution on the student's."
     own, theirs = comparable(own, theirs, None, remedy=remedy)
-    return reduce((own - theirs).square().sum((1, 2)), None, reduction)
+    squared = (own - theirs).square()
+    distance = squared.sum((1, 2)) if features == "sum" else squared.mean((1, 2))
+    return reduce(distance, None, reduction)
 
 
 @declare(
@@ -324,7 +328,7 @@ class Frequency(nn.Module):
 
     Args:
         channels: C of the teacher's maps.
-        tokens: K for each level.
+        tokens: K for each level; with 0 every position counts fully.
         levels: L, of the transform.
 
     Raises:
@@ -344,15 +348,22 @@ class Frequency(nn.Module):
 
     @classmethod
     def build(
-        cls, student: Tensor, teacher: Tensor, setting: Setting, *, tokens: int = 2, levels: int = 3
+        cls,
+        student: Tensor,
+        teacher: Tensor,
+        setting: Setting,
+        *,
+        tokens: int = 2,
+        levels: int | None = 3,
     ) -> Frequency:
-        """Return the module for the teacher's number of channels."""
+        """Return the module for the teacher's channels; ``None`` takes 3 levels, or what fits."""
+        if levels is None:
+            levels = min(3, max(1, (min(teacher.shape[2:], default=1) - 1).bit_length()))
         return cls(teacher.shape[1], tokens=tokens, levels=levels)
 
     def forward(self, student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-        return frequency(
-            student, teacher, tokens=self.tokens, levels=self.levels, reduction=reduction
-        )
+        tokens = self.tokens if self.tokens.numel() else None
+        return frequency(student, teacher, tokens=tokens, levels=self.levels, reduction=reduction)
 
 
 def unit(features: Tensor, dim: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,12 @@ _LEVELS = (4, 2, 1)  # sizes to which the hierarchical context loss averages map
 
 @declare(Spec("feature", _VID, "shape", zero_at_equal=False))
 def variational(
-    student: Tensor, teacher: Tensor, *, variance: Tensor, reduction: Reduction = "mean"
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    variance: Tensor,
+    features: Literal["sum", "mean"] = "sum",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Negative log-likelihood of the teacher's features, with one variance per channel.
 
@@ -55,13 +60,15 @@ def variational(
         student: the predicted means (B, C, H, W) or (B, C), after a regressor.
         teacher: features of the same shape; no gradient reaches them.
         variance: σ², (C,), positive.
-        reduction: mean over samples of the sum over features, in nats.
+        features: ``sum`` is the paper's formula, in nats; ``mean`` divides by the number of
+            features, for which the weight 1 of the CIFAR-100 benchmark (RepDistiller) was chosen.
+        reduction: mean over samples.
 
     Raises:
         InputError: the shapes differ, or there is not one variance per channel.
 
     Source: Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer",
-    arXiv:1904.05835; compared with HobbitLong/RepDistiller (which takes the mean).
+    arXiv:1904.05835; compared with HobbitLong/RepDistiller.
 
     >>> variational(torch.zeros(1, 2), torch.ones(1, 2), variance=torch.ones(2))  # ½ twice
     tensor(1.)
@@ -69,7 +76,8 @@ def variational(
     student, teacher = comparable(student, teacher, None, remedy=_REMEDY)
     variance = per_channel(variance, student, "variance")
     likelihood = ((teacher - student).square() / variance + variance.log()) / 2
-    return reduce(likelihood.flatten(1).sum(1), None, reduction)
+    likelihood = likelihood.flatten(1)
+    return reduce(likelihood.sum(1) if features == "sum" else likelihood.mean(1), None, reduction)
 
 
 @declare(Spec("feature", _VID, "positions", zero_at_equal=False))
@@ -84,6 +92,7 @@ class Variational(nn.Module):
         teacher_channels: of the teacher's.
         hidden: channels inside the regressor; by default the teacher's.
         initial_variance: of every channel.
+        features: as :func:`variational`.
 
     Raises:
         InputError: the sizes H×W of the maps differ, or the initial variance is too small.
@@ -102,10 +111,12 @@ class Variational(nn.Module):
         *,
         hidden: int | None = None,
         initial_variance: float = 5.0,
+        features: Literal["sum", "mean"] = "sum",
     ) -> None:
         super().__init__()
         if initial_variance <= _LEAST_VARIANCE:
             raise InputError(f"initial_variance is {initial_variance}", expected="a number above 0")
+        self.features: Literal["sum", "mean"] = features
         inside = hidden or teacher_channels
         scale = math.log(math.expm1(initial_variance - _LEAST_VARIANCE))
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), scale))
@@ -126,10 +137,11 @@ class Variational(nn.Module):
         *,
         hidden: int | None = None,
         initial_variance: float = 5.0,
+        features: Literal["sum", "mean"] = "sum",
     ) -> Variational:
         """Return the module for the channels of these maps (or features)."""
         channels = student.shape[1], teacher.shape[1]
-        return cls(*channels, hidden=hidden, initial_variance=initial_variance)
+        return cls(*channels, hidden=hidden, initial_variance=initial_variance, features=features)
 
     def variance(self) -> Tensor:
         """Return σ², (C,)."""
@@ -139,7 +151,8 @@ class Variational(nn.Module):
         vectors = student.ndim == 2
         mean = self.regressor(student[..., None, None] if vectors else student)
         mean = mean.flatten(1) if vectors else mean
-        return variational(mean, teacher, variance=self.variance(), reduction=reduction)
+        options: dict[str, Any] = {"features": self.features, "reduction": reduction}
+        return variational(mean, teacher, variance=self.variance(), **options)
 
 
 @declare(Spec("feature", _MGD, "shape", zero_at_equal=False))

@@ -10,16 +10,17 @@ teacher never receives a gradient; all is computed in float32 or better.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.errors import InputError
 from limbeck.losses.maps import unit
+from limbeck.losses.margins import channel_margins, measured_margins, norm_before
 from limbeck.losses.spec import Reduction, Setting, Spec, comparable, declare, reduce
 
 __all__ = [
@@ -37,13 +38,16 @@ _REMEDY = "The loss's module brings the channels together; sizes must be equal b
 _FT = "Kim, Park, Kwak 2018 (FT), arXiv:1802.04977"
 _OFD = "Heo et al. 2019 (OFD), arXiv:1904.01866"
 _SLOPE = 0.1  # of the leaky ReLUs of paraphraser and translator
-_RARELY = 1e-3  # a neuron that is negative less often gets a margin of −3 standard deviations
-_NO_SPREAD = 1e-12  # least standard deviation of a channel
 
 
 @declare(Spec("feature", _FT, "shape"))
 def factor_transfer(
-    student: Tensor, teacher: Tensor, *, p: Literal[1, 2] = 1, reduction: Reduction = "mean"
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    p: Literal[1, 2] = 1,
+    features: Literal["sum", "mean"] = "sum",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Distance between the directions of two factors: features told in other words.
 
@@ -56,8 +60,9 @@ def factor_transfer(
         student: factors (B, K, H, W) or (B, K) of the student; one vector per sample.
         teacher: factors of the same shape; no gradient reaches them.
         p: of the norm; 1 is the authors' choice.
-        reduction: mean over samples of the sum over entries (their code also divides by the number
-            of entries).
+        features: ``sum`` is the paper's norm; ``mean`` divides it by the number of entries, as the
+            authors' code does, for which their weight 500 was chosen.
+        reduction: mean over samples.
 
     Raises:
         InputError: the shapes differ, or are those of tokens.
@@ -72,7 +77,9 @@ def factor_transfer(
     if student.ndim == 3:
         raise InputError(f"factor_transfer got {tuple(student.shape)}", expected="(B, K, H, W)")
     difference = unit(student.flatten(1), 1) - unit(teacher.flatten(1), 1)
-    return reduce(torch.linalg.vector_norm(difference, ord=p, dim=1), None, reduction)
+    distance = torch.linalg.vector_norm(difference, ord=p, dim=1)
+    share = 1 if features == "sum" else difference.shape[1]
+    return reduce(distance / share, None, reduction)
 
 
 class Paraphraser(nn.Module):
@@ -91,7 +98,7 @@ class Paraphraser(nn.Module):
 
     def __init__(self, channels: int, factors: int, *, batch_norm: bool = True) -> None:
         super().__init__()
-        self.factors = factors
+        self.channels, self.factors = channels, factors
         there = [channels, channels, factors, factors]
         back = [factors, factors, channels, channels]
         self.encoder = _steps(nn.Conv2d, there, batch_norm)
@@ -161,10 +168,12 @@ def reconstruction_loss(
 
 @declare(Spec("feature", _FT, "positions", zero_at_equal=False, per_sample=False))
 class FactorTransfer(nn.Module):
-    """:func:`factor_transfer` with its paraphraser (frozen) and its translator (trained).
+    """:func:`factor_transfer` with its paraphraser and its translator.
 
-    Train the paraphraser first, with :func:`reconstruction_loss`, and hand it in; a paraphraser as
-    drawn gives random projections of the teacher's map.
+    Train the paraphraser first, with :func:`reconstruction_loss`, and hand it in: it is then
+    frozen. Or let ``reconstruction`` train it beside the student: its mean absolute error is added
+    to the loss, and nothing else reaches it. A paraphraser as drawn gives random projections of
+    the teacher's map.
 
     Args:
         student_channels: of the student's map.
@@ -173,9 +182,11 @@ class FactorTransfer(nn.Module):
         p: of the norm.
         batch_norm: as :class:`Paraphraser`.
         paraphraser: one that is trained; it then fixes K.
+        features: as :func:`factor_transfer`.
+        reconstruction: factor of the paraphraser's own error; with 0 it is frozen.
 
     Raises:
-        InputError: the sizes H×W of the maps differ.
+        InputError: the sizes H×W of the maps differ; the paraphraser is of another teacher.
 
     Source: Kim, Park, Kwak 2018, arXiv:1802.04977; code: Jangho-Kim/Factor-Transfer-pytorch.
 
@@ -193,13 +204,22 @@ class FactorTransfer(nn.Module):
         p: Literal[1, 2] = 1,
         batch_norm: bool = True,
         paraphraser: Paraphraser | None = None,
+        features: Literal["sum", "mean"] = "sum",
+        reconstruction: float = 0.0,
     ) -> None:
         super().__init__()
         factors = max(1, round(rate * teacher_channels))
         made = paraphraser or Paraphraser(teacher_channels, factors, batch_norm=batch_norm)
-        self.paraphraser = made.requires_grad_(False).eval()
+        if made.channels != teacher_channels:
+            raise InputError(
+                f"a paraphraser of {made.channels} channels, a teacher's map of {teacher_channels}",
+                expected="one that was trained on the tapped map",
+            )
+        self.paraphraser = made.requires_grad_(reconstruction > 0).train(reconstruction > 0)
         self.translator = Translator(student_channels, made.factors, batch_norm=batch_norm)
         self.p: Literal[1, 2] = p
+        self.features: Literal["sum", "mean"] = features
+        self.reconstruction = reconstruction
 
     @classmethod
     def build(
@@ -212,19 +232,35 @@ class FactorTransfer(nn.Module):
         p: Literal[1, 2] = 1,
         batch_norm: bool = True,
         paraphraser: Paraphraser | None = None,
+        features: Literal["sum", "mean"] = "sum",
+        reconstruction: float = 0.0,
     ) -> FactorTransfer:
         """Return the module for the channels of these maps."""
-        channels = student.shape[1], teacher.shape[1]
-        return cls(*channels, rate=rate, p=p, batch_norm=batch_norm, paraphraser=paraphraser)
+        return cls(
+            student.shape[1],
+            teacher.shape[1],
+            rate=rate,
+            p=p,
+            batch_norm=batch_norm,
+            paraphraser=paraphraser,
+            features=features,
+            reconstruction=reconstruction,
+        )
 
     def train(self, mode: bool = True) -> FactorTransfer:
-        """Set the translator's mode; the paraphraser stays as its own training left it."""
+        """Set the mode; a frozen paraphraser stays as its own training left it."""
         super().train(mode)
-        self.paraphraser.eval()
+        self.paraphraser.train(mode and self.reconstruction > 0)
         return self
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return factor_transfer(self.translator(student), self.paraphraser(teacher), p=self.p)
+        factor, own = self.paraphraser(teacher), self.translator(student)
+        told = factor_transfer(own, factor, p=self.p, features=self.features)
+        if not self.reconstruction:
+            return told
+        return (
+            told + self.reconstruction * (self.paraphraser.decoder(factor) - teacher).abs().mean()
+        )
 
 
 @declare(Spec("feature", _OFD, "shape"))
@@ -261,32 +297,6 @@ def overhaul(
     counted = (student > target) | (target > 0)
     distance = torch.where(counted, student - target, 0.0).square()
     return reduce(distance.flatten(1).sum(1), None, reduction)
-
-
-def channel_margins(weight: Tensor, bias: Tensor) -> Tensor:
-    r"""Return the mean of a channel's negative responses, from its batch normalisation.
-
-    $$m_c = E[x \mid x < 0] = \mu - \sigma \frac{\phi(\mu/\sigma)}{\Phi(-\mu/\sigma)}, \qquad
-    x \sim N(\mu, \sigma^2),\; \mu = \text{bias},\; \sigma = |\text{weight}|$$
-
-    Where a response is negative with a probability below 0.001, it is −3σ, as in the authors' code.
-
-    Args:
-        weight: (C,) of the teacher's batch normalisation before the activation.
-        bias: (C,) of the same.
-
-    Source: Heo et al. 2019, arXiv:1904.01866; code: clovaai/overhaul-distillation.
-
-    >>> channel_margins(torch.tensor([1.0, 0.1]), torch.tensor([0.0, 0.9]))  # −√(2/π), −3σ
-    tensor([-0.7979, -0.3000])
-    """
-    weight, bias = weight.detach(), bias.detach()
-    std = weight.abs().clamp(min=_NO_SPREAD)
-    ratio = bias / std
-    log_density = -ratio.square() / 2 - math.log(2 * math.pi) / 2
-    log_negative = torch.special.log_ndtr(-ratio)
-    mean = bias - std * (log_density - log_negative).exp()
-    return torch.where(log_negative > math.log(_RARELY), mean, -3 * std)
 
 
 @declare(Spec("feature", _OFD, "positions", zero_at_equal=False, per_sample=False))
@@ -333,6 +343,7 @@ class Overhaul(nn.Module):
         *,
         margin: float | Sequence[float] | Tensor | None = None,
         batch_norm: str = "",
+        tap: str = "",
     ) -> Overhaul:
         """Return the module for these maps.
 
@@ -342,16 +353,22 @@ class Overhaul(nn.Module):
             setting: the two models.
             margin: as the class's; else it is computed from ``batch_norm``.
             batch_norm: path of the teacher's batch normalisation that gives the tapped map.
+            tap: the teacher's tap: without the two above, that batch normalisation is looked for
+                by name (:func:`norm_before`), and where it is not found, the margins are those of
+                the teacher's map here (:func:`measured_margins`).
 
         Raises:
-            InputError: there is neither.
+            InputError: there is none of the three.
         """
+        if margin is None and tap and not batch_norm:
+            near = norm_before(setting.teacher, tap, teacher.shape[1])
+            margin = channel_margins(near.weight, near.bias) if near else measured_margins(teacher)
         if margin is None:
             try:
                 norm = setting.teacher.get_submodule(batch_norm) if setting.teacher else None
             except AttributeError:
                 norm = None
-            if not batch_norm or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if not batch_norm or not isinstance(norm, _BatchNorm):
                 raise InputError(
                     f"overhaul got no margin, and {batch_norm!r} is no batch norm of the teacher",
                     expected="margin=, or batch_norm= with the path of the one that is tapped",

@@ -131,7 +131,7 @@ def chunked(loss: Loss, size: int) -> Loss:
             mine = {k: parts[number] for k, parts in cut.items()}
             summed = functools.partial(loss, reduction="sum", **fixed, **mine)
             total = total + checkpoint(summed, own, theirs, use_reentrant=False)
-        return total / (lead.numel() if mask is None else mask.bool().sum().clamp(min=1))
+        return total / (lead.numel() if mask is None else _kept(mask, len(lead)))
 
     return declare(spec_of(loss))(_presented_as(loss, wrapped))
 
@@ -171,6 +171,14 @@ def _gather(rows: Tensor) -> Tensor:
         own.register_hook(lambda gradient: gradient * world)
     parts[dist.get_rank()] = own
     return torch.cat(parts)
+
+
+def _kept(mask: Tensor, lead: int) -> Tensor:
+    """Return how many samples (or tokens) a mask keeps; one within them keeps those with any."""
+    keep = mask.bool()
+    if keep.ndim > lead:
+        keep = keep.flatten(lead).any(-1)
+    return keep.sum().clamp(min=1)
 
 
 def _name(loss: Loss) -> str:
