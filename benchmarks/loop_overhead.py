@@ -35,7 +35,7 @@ from limbeck.data import (
 from limbeck.distill import optim, plan
 from limbeck.students import load_weights, zoo
 
-BATCH, RATE = 128, 0.4
+BATCH, RATE = 128, 0.2
 
 
 def by_hand(

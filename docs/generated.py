@@ -28,6 +28,7 @@ __all__ = [
     "zoo_table",
 ]
 
+_TOLD = ("summary", "needs", "cost", "source")
 _PARTS: dict[str, tuple[str, type[BaseModel]]] = {
     "Recipe": ("The recipe", recipe.Recipe),
     "DataPart": ("data", recipe.DataPart),
@@ -52,23 +53,29 @@ def template() -> str:
 
 
 def methods_table() -> str:
-    """Return every method with its arguments."""
-    rows = [
-        (f"[`{name}`][limbeck.methods.{name}]", _arguments(methods.get(name)), entry["summary"])
-        for name, entry in methods.catalogue().items()
-    ]
-    return _table(("name", "arguments and defaults", "what it does"), rows)
+    """Return every method with its arguments, family by family."""
+    families: dict[str, list[tuple[str, ...]]] = {}
+    for name, entry in methods.catalogue().items():
+        link = f"[`{name}`][limbeck.methods.{name}]"
+        row = (link, _arguments(methods.get(name)), *(str(entry[k]) for k in _TOLD))
+        families.setdefault(str(entry["family"]), []).append(row)
+    head = ("name", "arguments and defaults", "what it does", "needs", "cost", "source")
+    tables = [f"**{family}**\n\n{_table(head, rows)}" for family, rows in families.items()]
+    return "\n\n".join(tables)
 
 
 def losses_table() -> str:
-    """Return every loss with its options."""
-    rows = []
+    """Return every loss with its options, family by family."""
+    families: dict[str, list[tuple[str, ...]]] = {}
     for name in losses.names():
         loss, spec = losses.get(name), losses.spec_of(losses.get(name))
         told = (inspect.getdoc(loss) or "").partition("\n")[0]
         options = _arguments(loss, without=("student", "teacher", "mask", "reduction"))
-        rows.append((f"[`{name}`][limbeck.losses.{name}]", spec.family, options, told))
-    return _table(("name", "family", "options and defaults", "what it compares"), rows)
+        row = (f"[`{name}`][limbeck.losses.{name}]", options, told, spec.source)
+        families.setdefault(spec.family, []).append(row)
+    head = ("name", "options and defaults", "what it compares", "source")
+    tables = [f"**{family}**\n\n{_table(head, rows)}" for family, rows in families.items()]
+    return "\n\n".join(tables)
 
 
 def sources_table() -> str:

@@ -55,18 +55,15 @@ class Terminal:
 
 def table_of_methods(entries: Mapping[str, Mapping[str, Any]], rich: Rich | None = None) -> None:
     """Show the methods, family by family."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("method", "what it does", "needs", "cost", "source"):
-        table.add_column(heading, no_wrap=heading in ("method", "cost"), header_style="bold")
-    families = dict.fromkeys(str(entry["family"]) for entry in entries.values())
-    for family in families:
-        table.add_row(Text(family, style="bold cyan"))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    for family in dict.fromkeys(str(entry["family"]) for entry in entries.values()):
+        table.add_row(Text(family.upper(), style="bold cyan"))
         for entry in entries.values():
             if entry["family"] == family:
-                cells = [str(entry[key]) for key in ("name", "summary", "needs", "cost")]
-                arxiv = str(entry["source"]).removeprefix("arXiv:")
-                source = arxiv if arxiv != entry["source"] else str(entry["year"] or "")
-                table.add_row(*(Text(cell) for cell in (*cells, source)))
+                facts = f"needs {entry['needs']} · cost {entry['cost']} · {entry['source']}"
+                told = Text(f"{entry['summary']}\n").append(facts.removesuffix(" · "), style="dim")
+                table.add_row(str(entry["name"]), told)
     console = rich or Rich(highlight=False)
     console.print(table)
     console.print("\nlimbeck methods NAME explains one, with its formula and what to cite.")

@@ -10,14 +10,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
-from limbeck.losses.spec import Reduction, Spec, declare, reduce
+from limbeck.losses.logits import kl
+from limbeck.losses.spec import Reduction, Setting, Spec, declare, reduce
 from limbeck.losses.wrap import Loss
 
 __all__ = ["ConfidenceWeighted", "LearnedTemperature", "SampleTemperature", "UncertaintyWeighted"]
@@ -71,6 +72,23 @@ class LearnedTemperature(nn.Module):
         self.loss, self.inside = loss, _inside(loss)
         self.start, self.span, self.strength, self.ramp = start, span, strength, ramp
         self.theta = nn.Parameter(torch.tensor(float(initial)))
+
+    @classmethod
+    def build(
+        cls,
+        student: Tensor,
+        teacher: Tensor,
+        setting: Setting,
+        *,
+        loss: Loss = kl,
+        start: float = 1.0,
+        span: float = 20.0,
+        initial: float = 1.0,
+        strength: float = 1.0,
+        ramp: float = 10 / 240,
+    ) -> Self:
+        """Make one, with a temperature of its own."""
+        return cls(loss, start=start, span=span, initial=initial, strength=strength, ramp=ramp)
 
     def temperature(self) -> Tensor:
         """Return T, with an ordinary gradient."""
@@ -139,6 +157,20 @@ class SampleTemperature(nn.Module):
         _must_take(loss, "reduction")
         self.loss, self.inside, self.rule, self.least = loss, _inside(loss), rule, least
 
+    @classmethod
+    def build(
+        cls,
+        student: Tensor,
+        teacher: Tensor,
+        setting: Setting,
+        *,
+        loss: Loss = kl,
+        rule: Rule | Literal["spread"] = "spread",
+        least: float = 0.1,
+    ) -> Self:
+        """Make one; a rule with parameters stays the one that is given."""
+        return cls(loss, rule, least=least)
+
     def forward(
         self,
         student: Tensor,
@@ -206,6 +238,20 @@ class ConfidenceWeighted(nn.Module):
         super().__init__()
         _must_take(loss, "reduction")
         self.loss, self.inside, self.form, self.softness = loss, _inside(loss), form, temperature
+
+    @classmethod
+    def build(
+        cls,
+        student: Tensor,
+        teacher: Tensor,
+        setting: Setting,
+        *,
+        loss: Loss = kl,
+        form: Literal["label", "maximum", "entropy"] = "label",
+        softness: float = 1.0,
+    ) -> Self:
+        """Make one; ``softness`` is its temperature, which leaves that name to the loss's."""
+        return cls(loss, form=form, temperature=softness)
 
     def forward(
         self,

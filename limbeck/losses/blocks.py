@@ -23,6 +23,7 @@ from limbeck.losses.spec import Reduction, Spec, comparable, declare, reduce
 __all__ = ["minilm", "patient", "tinybert"]
 
 _REMEDY = 'Leave adapter="auto", which puts a linear layer in, or pair tensors of equal shape.'
+_HEADS = "Give the student as many attention heads as the teacher, or leave attention out."
 _MASKED_SCORE = -100.0  # no real attention score is this low: the model masked the position
 
 
@@ -32,6 +33,7 @@ def patient(
     teacher: Tensor | Sequence[Tensor],
     *,
     token: int | None = None,
+    features: Literal["sum", "mean"] = "sum",
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -50,8 +52,10 @@ def patient(
             (B, C, H, W) is taken as one vector.
         teacher: as many tensors, of the same shapes; no gradient reaches them.
         token: the position to compare in (B, N, D), 0 for [CLS]; ``None`` compares every token.
+        features: ``sum`` is the paper's formula. ``mean`` divides by the number of layers and by
+            that of a state's units, as the authors' code does, for which their weights were chosen.
         mask: (B, N), or (B,) for (B, D): true where a token counts.
-        reduction: mean over samples (or over unmasked tokens) of the sum over layers and units.
+        reduction: mean over samples (or over unmasked tokens).
 
     Raises:
         InputError: the shapes differ, or ``token`` is given for states without tokens.
@@ -62,7 +66,7 @@ def patient(
     >>> patient(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 5.0]]))  # (1, 0) against (0, 1)
     tensor(2.)
     """
-    if token is not None and mask is not None:
+    if token is not None and mask is not None and mask.ndim == 2:
         mask = mask[:, token]
     layers = []
     for own, theirs in _pairs("patient", student, teacher):
@@ -71,9 +75,11 @@ def patient(
         own, theirs = comparable(own, theirs, mask, remedy=_REMEDY)
         if own.ndim == 4:
             own, theirs = own.flatten(1), theirs.flatten(1)
-        layers.append((unit(own) - unit(theirs)).square().sum(-1))
+        squared = (unit(own) - unit(theirs)).square()
+        layers.append(squared.sum(-1) if features == "sum" else squared.mean(-1))
     _same_rows("patient", layers)
-    return reduce(torch.stack(layers).sum(0), mask, reduction)
+    stacked = torch.stack(layers)
+    return reduce(stacked.sum(0) if features == "sum" else stacked.mean(0), mask, reduction)
 
 
 @declare(
@@ -106,7 +112,7 @@ def tinybert(
         form: ``paper`` leaves masked tokens out of every mean, as queries and as keys. ``code`` is
             the authors' code, in which masked keys count as equal and nothing else is left out:
             the divisor is the full size, so padding makes the loss smaller.
-        mask: (B, N), true where a token counts.
+        mask: (B, N), true where a token counts, or (B,) for whole samples.
 
     Returns:
         Per tensor, the mean over unmasked tokens (queries) of the mean over heads and keys, or over
@@ -123,14 +129,17 @@ def tinybert(
     tensor(5.)
     """
     total = []
+    samples = mask if mask is not None and mask.ndim == 1 else None
     for own, theirs in _pairs("tinybert", student, teacher):
         attention = own.ndim == 4
-        silent = None if attention or form == "code" else mask
-        own, theirs = comparable(own, theirs, silent, remedy=_REMEDY)
+        silent = samples if attention or form == "code" else mask
+        own, theirs = comparable(own, theirs, silent, remedy=_HEADS if attention else _REMEDY)
         if attention:
             total.append(_score_error(own, theirs, mask, form))
         else:
-            total.append(reduce((own - theirs).square().mean(-1), silent, "mean"))
+            squared = (own - theirs).square().mean(-1)
+            each = squared.mean(1) if samples is not None and squared.ndim == 2 else squared
+            total.append(reduce(each, silent, "mean"))
     return torch.stack(total).sum()
 
 
@@ -253,7 +262,8 @@ def _score_error(
     if tokens is not None:
         keep = keep & tokens[:, None, None, :]
     if form == "code":
-        return _difference(student, teacher, keep).square().mean()
+        samples = mask if mask is not None and mask.ndim == 1 else None
+        return reduce(_difference(student, teacher, keep).square().mean((1, 2, 3)), samples, "mean")
     if tokens is not None:
         keep = keep & tokens[:, None, :, None]
     squared = _difference(student, teacher, keep).square()

@@ -210,8 +210,8 @@ def focal_global(
         alpha: weight of objects.
         beta: weight of the background.
         gamma: weight of the attentions' difference.
-        relation: λ, weight of the global part. The four defaults are those for two-stage anchor
-            detectors in the authors' code.
+        relation: λ, weight of the global part. The four defaults are those of the loss in the
+            authors' code, for one-stage detectors with anchors.
         attention: temperature of the attentions' softmax.
         form: which cells a box covers, from the cell of its upper left corner. ``paper`` ends with
             the last cell that it touches; ``code`` ends, as the authors' code does, one cell

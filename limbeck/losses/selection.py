@@ -69,7 +69,7 @@ def attention_selection(
     total = weights.new_zeros(())
     for layer, target in enumerate(teacher):
         looked = unit(_energy(target).flatten(1)).unsqueeze(1)
-        own = [F.adaptive_avg_pool2d(_energy(m), target.shape[2:]).flatten(1) for m in student]
+        own = [_averaged(_energy(m), target.shape[2], target.shape[3]).flatten(1) for m in student]
         apart_BS = (unit(torch.stack(own, dim=1)) - looked).square().mean(-1)
         total = total + (apart_BS * weights[..., layer, :]).sum(1).mean()
     return total
@@ -206,7 +206,8 @@ def semantic_calibration(
     _fitting("semantic_calibration", weights, (layers, len(teacher)), len(student[0]))
     apart = [(s - t).square().mean((1, 2, 3)) for s, t in (_same_size(*pair) for pair in pairs)]
     apart_BSL = torch.stack(apart, dim=1).unflatten(1, (layers, len(teacher)))
-    return (apart_BSL * weights).sum((1, 2)).mean() / layers
+    value: Tensor = (apart_BSL * weights).sum((1, 2)).mean() / layers
+    return value
 
 
 @declare(_SEMCKD)
@@ -339,11 +340,13 @@ def _energy(maps: Tensor) -> Tensor:
 def _same_size(own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Average both maps to the smaller of their sizes."""
     height, width = (min(own.shape[d], theirs.shape[d]) for d in (2, 3))
-    sized = [
-        m if m.shape[2:] == (height, width) else F.adaptive_avg_pool2d(m, (height, width))
-        for m in (own, theirs)
-    ]
-    return sized[0], sized[1]
+    return _averaged(own, height, width), _averaged(theirs, height, width)
+
+
+def _averaged(maps: Tensor, height: int, width: int) -> Tensor:
+    """Average maps to a size; those that have it stay."""
+    same = maps.shape[2:] == (height, width)
+    return maps if same else F.adaptive_avg_pool2d(maps, (height, width))
 
 
 def _maps(name: str, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:

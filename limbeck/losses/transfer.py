@@ -9,6 +9,7 @@ teacher never receives a gradient; all is computed in float32 or better.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import Literal
@@ -235,14 +236,14 @@ class FactorTransfer(nn.Module):
         features: Literal["sum", "mean"] = "sum",
         reconstruction: float = 0.0,
     ) -> FactorTransfer:
-        """Return the module for the channels of these maps."""
+        """Return the module for the channels of these maps, with a copy of the paraphraser."""
         return cls(
             student.shape[1],
             teacher.shape[1],
             rate=rate,
             p=p,
             batch_norm=batch_norm,
-            paraphraser=paraphraser,
+            paraphraser=copy.deepcopy(paraphraser),
             features=features,
             reconstruction=reconstruction,
         )
@@ -255,12 +256,11 @@ class FactorTransfer(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         factor, own = self.paraphraser(teacher), self.translator(student)
-        told = factor_transfer(own, factor, p=self.p, features=self.features)
+        told: Tensor = factor_transfer(own, factor, p=self.p, features=self.features)
         if not self.reconstruction:
             return told
-        return (
-            told + self.reconstruction * (self.paraphraser.decoder(factor) - teacher).abs().mean()
-        )
+        error: Tensor = (self.paraphraser.decoder(factor) - teacher).abs().mean()
+        return told + self.reconstruction * error
 
 
 @declare(Spec("feature", _OFD, "shape"))

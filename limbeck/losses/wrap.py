@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from limbeck.errors import InputError, unknown
@@ -147,11 +148,12 @@ def gathered(loss: Loss) -> Loss:
     tensor(0.)
     """
 
-    def wrapped(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    def wrapped(student: Any, teacher: Any, **options: Any) -> Tensor:
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return loss(student, teacher, **options)
-        rows = {k: _gather(v) for k, v in options.items() if _has_rows(k, v, student.shape[:1])}
-        return loss(_gather(student), _gather(teacher), **options | rows)
+        size = tree_leaves(student)[0].shape[:1]
+        rows = {k: _gather(v) for k, v in options.items() if _has_rows(k, v, size)}
+        return loss(tree_map(_gather, student), tree_map(_gather, teacher), **options | rows)
 
     return declare(spec_of(loss))(_presented_as(loss, wrapped))
 

@@ -6,42 +6,114 @@ from dataclasses import asdict
 
 from limbeck.errors import unknown
 from limbeck.methods.about import About
+from limbeck.methods.adaptive import (
+    afd,
+    confidence_weighted,
+    ctkd,
+    sample_temperature,
+    semckd,
+    uncertainty_weighted,
+)
+from limbeck.methods.contrast import affinity, crd, prototype
+from limbeck.methods.divergences import (
+    binary,
+    jensen_shannon,
+    reverse_kl,
+    skewed_kl,
+    skewed_reverse_kl,
+    total_variation,
+    uld,
+)
 from limbeck.methods.feature import at, fitnets, sp
+from limbeck.methods.guided import ft, mgd, pretrain_paraphraser, review, vid
+from limbeck.methods.logits import dist, dkd, lskd, mlkd, nkd, skd, ttm, wsld, wttm
+from limbeck.methods.maps import ab, before_activation, block_wise, cwd, freekd, fsp, nst, ofd
 from limbeck.methods.match import Match
-from limbeck.methods.method import Method, about, as_method, described
+from limbeck.methods.method import Method, about, as_method, described, is_described
+from limbeck.methods.ranking import listwise, margin_mse, rd, rrd
+from limbeck.methods.relations import cc, cka, ickd, pkt, rkd
 from limbeck.methods.response import hard_label, kd, logit_mse, none, probability_mse, soft_hard
+from limbeck.methods.sequences import ctc, policy, seqkd
+from limbeck.methods.teacher_free import label_refinement, tfkd, uskd
 
 __all__ = [
     "About",
     "Match",
     "Method",
+    "ab",
     "about",
+    "afd",
+    "affinity",
     "as_method",
     "at",
+    "before_activation",
+    "binary",
+    "block_wise",
     "catalogue",
+    "cc",
+    "cka",
+    "confidence_weighted",
+    "crd",
+    "ctc",
+    "ctkd",
+    "cwd",
     "described",
+    "dist",
+    "dkd",
     "fitnets",
+    "freekd",
+    "fsp",
+    "ft",
     "get",
     "hard_label",
+    "ickd",
+    "jensen_shannon",
     "kd",
+    "label_refinement",
+    "listwise",
     "logit_mse",
+    "lskd",
+    "margin_mse",
+    "mgd",
+    "mlkd",
     "names",
+    "nkd",
     "none",
+    "nst",
+    "ofd",
+    "pkt",
+    "policy",
+    "pretrain_paraphraser",
     "probability_mse",
+    "prototype",
+    "rd",
+    "reverse_kl",
+    "review",
+    "rkd",
+    "rrd",
+    "sample_temperature",
+    "semckd",
+    "seqkd",
+    "skd",
+    "skewed_kl",
+    "skewed_reverse_kl",
     "soft_hard",
     "sp",
+    "tfkd",
+    "total_variation",
+    "ttm",
+    "uld",
+    "uncertainty_weighted",
+    "uskd",
+    "vid",
+    "wsld",
+    "wttm",
 ]
 
 _METHODS: dict[str, Callable[..., Method]] = {
-    "at": at,
-    "fitnets": fitnets,
-    "hard_label": hard_label,
-    "kd": kd,
-    "logit_mse": logit_mse,
-    "none": none,
-    "probability_mse": probability_mse,
-    "soft_hard": soft_hard,
-    "sp": sp,
+    name: make
+    for name in __all__
+    if inspect.isfunction(make := globals().get(name)) and is_described(make)
 }
 
 

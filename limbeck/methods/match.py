@@ -79,6 +79,7 @@ class Match:
         place = "" if student == "logits" else " ".join(["", *self.students])
         self.name = name or f"{_name(loss)}{place}"
         self.context = tuple(k for k in _CONTEXT if k in calling and k not in options)
+        self._needed = [k for k in self.context if calling[k].default is Parameter.empty]
         self._building = {k: v for k, v in options.items() if k in building}
         self._calling = {k: v for k, v in options.items() if k not in building}
 
@@ -115,6 +116,12 @@ class Match:
     ) -> Tensor:
         """Return the value, unweighted, of the loss (as :meth:`made`) for comparable tensors."""
         given = {key: context[key] for key in self.context if context.get(key) is not None}
+        missing = [key for key in self._needed if key not in given]
+        if missing:
+            raise InputError(
+                f"the loss {_name(self.loss)} got no {' and no '.join(missing)}",
+                expected="a batch that has them: (inputs, targets, ids), or a mapping with id",
+            )
         return (made or self.loss)(student, teacher, **given, **self._calling)
 
     def __repr__(self) -> str:

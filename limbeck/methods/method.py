@@ -12,7 +12,7 @@ from limbeck.losses.schedules import Schedule
 from limbeck.methods.about import About
 from limbeck.methods.match import Match
 
-__all__ = ["Method", "about", "as_method", "described"]
+__all__ = ["Method", "about", "as_method", "described", "is_described"]
 
 P = ParamSpec("P")
 
@@ -66,7 +66,9 @@ def described(info: About) -> Callable[[Callable[P, Method]], Callable[P, Method
     def attach(make: Callable[P, Method]) -> Callable[P, Method]:
         @functools.wraps(make)
         def named(*args: P.args, **options: P.kwargs) -> Method:
-            return replace(make(*args, **options), name=make.__name__, sources=(info,))
+            made = make(*args, **options)
+            sources = tuple(dict.fromkeys((info, *made.sources)))
+            return replace(made, name=make.__name__, sources=sources)
 
         _ABOUT[make.__name__] = info
         return named
@@ -77,6 +79,11 @@ def described(info: About) -> Callable[[Callable[P, Method]], Callable[P, Method
 def about(name: str) -> About:
     """Return what the method of that name says of itself."""
     return _ABOUT[name]
+
+
+def is_described(make: Callable[..., object]) -> bool:
+    """Say whether a function is a method that :func:`described` names."""
+    return make.__name__ in _ABOUT and hasattr(make, "__wrapped__")
 
 
 def as_method(method: Method | Match | Iterable[Match]) -> Method:

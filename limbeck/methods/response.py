@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from limbeck import losses
-from limbeck.errors import InputError
 from limbeck.methods.about import About
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
+from limbeck.methods.shares import require_share
 
 __all__ = ["hard_label", "kd", "logit_mse", "none", "probability_mse", "soft_hard"]
 
@@ -47,7 +47,7 @@ def kd(temperature: float = 4.0, alpha: float = 0.9) -> Method:
     >>> kd().matches
     (Match('logits', 'logits', kl, weight=0.9, temperature=4.0),)
     """
-    _share(alpha)
+    require_share(alpha)
     match = Match("logits", "logits", losses.kl, weight=alpha, temperature=temperature)
     return Method((match,), round(1 - alpha, 12))
 
@@ -68,7 +68,7 @@ def soft_hard(alpha: float = 0.5, temperature: float = 4.0) -> Method:
     >>> soft_hard(alpha=0.25).label_weight
     0.25
     """
-    _share(alpha)
+    require_share(alpha)
     soft = losses.soft_cross_entropy
     match = Match("logits", "logits", soft, weight=round(1 - alpha, 12), temperature=temperature)
     return Method((match,), alpha)
@@ -146,12 +146,7 @@ def hard_label(alpha: float = 0.5) -> Method:
     >>> hard_label(1.0).label_weight
     0.0
     """
-    _share(alpha)
+    require_share(alpha)
     return Method(
         (Match("logits", "logits", losses.hard_label, weight=alpha),), round(1 - alpha, 12)
     )
-
-
-def _share(alpha: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha is {alpha}", expected="a share from 0 to 1")

@@ -163,3 +163,11 @@ def test_a_loss_without_a_teacher() -> None:
     assert out.teacher is None
     with_one = lb.Distiller(network(4), network(2), task=TASK, method=match)
     assert torch.isclose(with_one(batch()).loss, out.loss)
+
+
+def test_a_batch_without_what_a_loss_needs_is_told() -> None:
+    """A loss with a memory would end in a TypeError about its own forward."""
+    match = lb.Match("2", "2", Scaled)
+    distiller = lb.Distiller(network(4), network(2), task=TASK, method=match).prepare(batch())
+    with pytest.raises(lb.InputError, match="Scaled got no ids"):
+        distiller(batch()[:2])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import limbeck as lb
+from limbeck import methods
 from limbeck.errors import InputError
 from limbeck.methods import about, logits
 from limbeck.methods.match import Match
@@ -41,7 +42,7 @@ NAMES = sorted([*AUTHORS, "dkd"])
 
 
 def made(name: str, **options: Any) -> Method:
-    method = getattr(logits, name)(**options)
+    method = methods.get(name)(**options)
     assert isinstance(method, Method)
     return method
 

@@ -103,7 +103,7 @@ def test_weights_are_the_authors() -> None:
     """Weights of another data set would be taken for those of ImageNet."""
     method = made("uskd")
     [match] = method.matches
-    assert match.student == ("logits", "stage[-1]")
+    assert match.student == ("logits", "stage[-2]")
     assert match.options == {"alpha": 1.0, "beta": 0.1, "mu": 0.005, "form": "paper"}
     assert (match.weight, method.label_weight) == (1.0, 1.0)
     assert made("tfkd").label_weight == 0.9

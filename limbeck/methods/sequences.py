@@ -1,0 +1,114 @@
+"""Methods for tokens, frames and steps: logits (B, T, V); the task's mask says which count."""
+
+from __future__ import annotations
+
+from limbeck.losses import divergences
+from limbeck.losses import sequence as losses
+from limbeck.methods.about import About
+from limbeck.methods.match import Match
+from limbeck.methods.method import Method, described
+from limbeck.methods.shares import label_weight, shared
+
+__all__ = ["ctc", "policy", "seqkd"]
+
+
+@described(
+    About(
+        "Sequence-Level Knowledge Distillation",
+        "Kim, Rush",
+        2016,
+        "arXiv:1606.07947",
+        "sequence",
+        "logits",
+    )
+)
+def seqkd(weight: float = 1.0, lam: float = 0.0, teacher: str = "logits") -> Method:
+    r"""Learn the sequence that the teacher decoded as if it were the reference.
+
+    The loss is weight·cross-entropy with the teacher's tokens + λ·label; as in the paper the
+    references count nothing beside them. The inputs must be the teacher's output too, so that the
+    student sees the tokens before each: decode the training data once and train on that.
+
+    Args:
+        weight: of the cross-entropy.
+        lam: λ, the label's weight.
+        teacher: the teacher's tap: logits, whose most likely tokens count, or ids (B, T).
+
+    Raises:
+        InputError: λ is negative.
+
+    Source: Kim, Rush 2016, arXiv:1606.07947.
+
+    >>> seqkd().matches
+    (Match('logits', 'logits', sequence_level, weight=1.0),)
+    """
+    match = Match("logits", teacher, losses.sequence_level, weight=weight)
+    return Method((match,), label_weight(lam))
+
+
+@described(
+    About(
+        "Analyzing the Importance of Blank for CTC-Based Knowledge Distillation",
+        "Hilmes, Rossenbach, Schlüter",
+        2025,
+        "arXiv:2506.01503",
+        "sequence",
+        "logits",
+    )
+)
+def ctc(alpha: float = 0.9, blank: int = 0, context: int = 0, temperature: float = 1.0) -> Method:
+    r"""Match the frames in which the teacher hears a label: (1 − α)·label + α·T²·KL of these.
+
+    For speech models trained with CTC, which answer blank in most frames. With ``context`` frames
+    on either side α may be 1: no transcripts are needed. The authors try α = 0.25, 0.9 and 1 with
+    sums over frames; here it is a mean, so 0.9 is a starting point.
+
+    Args:
+        alpha: the teacher's share, 0 to 1; λ of the paper.
+        blank: the class that stands for blank.
+        context: how many frames around a label's count too.
+        temperature: T.
+
+    Raises:
+        InputError: α is not a share.
+
+    Source: Hilmes, Rossenbach, Schlüter 2025, arXiv:2506.01503.
+
+    >>> ctc(context=1).matches[0].options
+    {'blank': 0, 'context': 1, 'temperature': 1.0}
+    """
+    options = {"blank": blank, "context": context, "temperature": temperature}
+    return shared(losses.ctc_aligned, alpha, **options)
+
+
+@described(
+    About(
+        "Policy Distillation",
+        "Rusu et al.",
+        2016,
+        "arXiv:1511.06295",
+        "response",
+        "logits",
+    )
+)
+def policy(temperature: float = 0.01, weight: float = 1.0, lam: float = 0.0) -> Method:
+    r"""Match the sharpened policy of a teacher that acts: KL over its actions, without labels.
+
+    The teacher's Q-values differ little between actions, so the paper divides them by τ = 0.01; for
+    the logits of a policy take 1. The student's own answer is not softened.
+
+    Args:
+        temperature: τ, of the teacher alone.
+        weight: of the divergence.
+        lam: λ, the label's weight; the paper has none.
+
+    Raises:
+        InputError: λ is negative.
+
+    Source: Rusu et al. 2016, arXiv:1511.06295.
+
+    >>> policy().matches
+    (Match('logits', 'logits', policy, weight=1.0, temperature=0.01),)
+    """
+    match = Match("logits", "logits", divergences.policy, weight=weight, temperature=temperature)
+    return Method((match,), label_weight(lam))
