@@ -32,8 +32,11 @@ from limbeck.pipeline import build
 from limbeck.recipe import Recipe, load
 from limbeck.students import load_weights
 
-# They are for other tasks than one class for each image.
-ELSEWHERE = {"binary", "ctc", "policy", "seqkd", "uld"}
+# They are for other tasks than one class for each image, or for Transformers; simkd changes the
+# student.
+ELSEWHERE = {
+    "binary", "ctc", "distilbert", "minilm", "pkd", "policy", "seqkd", "simkd", "tinybert", "uld",
+}  # fmt: skip
 FAMILIES = ("response", "feature", "relation", "contrast", "adaptive")
 
 

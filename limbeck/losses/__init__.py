@@ -35,7 +35,14 @@ from limbeck.losses.divergences import (
     total_variation,
     universal_logit,
 )
-from limbeck.losses.exits import FrozenClassifier, OneForAll, ReusedClassifier, SoftmaxRegression
+from limbeck.losses.exits import (
+    ClassActivation,
+    FrozenClassifier,
+    OneForAll,
+    ReusedClassifier,
+    SimKD,
+    SoftmaxRegression,
+)
 from limbeck.losses.features import attention_transfer, cosine_hint, hint
 from limbeck.losses.logits import hard_label, kl, logit_mse, probability_mse, soft_cross_entropy
 from limbeck.losses.maps import (
@@ -72,6 +79,12 @@ from limbeck.losses.relations import (
     rkd_distance,
     similarity_preserving,
 )
+from limbeck.losses.selection import (
+    AttentionSelection,
+    SemanticCalibration,
+    attention_selection,
+    semantic_calibration,
+)
 from limbeck.losses.sequence import ctc_aligned, sequence_level
 from limbeck.losses.spec import Setting, Spec, declare, spec_of
 from limbeck.losses.standardized import (
@@ -99,6 +112,8 @@ from limbeck.losses.transfer import (
 from limbeck.losses.views import self_supervised, self_supervised_logits
 
 __all__ = [
+    "AttentionSelection",
+    "ClassActivation",
     "ConfidenceWeighted",
     "Contrastive",
     "FactorTransfer",
@@ -114,7 +129,9 @@ __all__ = [
     "ReusedClassifier",
     "Review",
     "SampleTemperature",
+    "SemanticCalibration",
     "Setting",
+    "SimKD",
     "SoftmaxRegression",
     "Spec",
     "Translator",
@@ -123,6 +140,7 @@ __all__ = [
     "Variational",
     "activation_boundary",
     "affinity_mimic",
+    "attention_selection",
     "attention_transfer",
     "binary_kl",
     "block_wise",
@@ -180,6 +198,7 @@ __all__ = [
     "schedules",
     "self_supervised",
     "self_supervised_logits",
+    "semantic_calibration",
     "sequence_level",
     "similarity_preserving",
     "simkd",

@@ -14,7 +14,9 @@ from limbeck.methods.adaptive import (
     semckd,
     uncertainty_weighted,
 )
+from limbeck.methods.blocks import distilbert, minilm, pkd, tinybert
 from limbeck.methods.contrast import affinity, crd, prototype
+from limbeck.methods.dense import cwd_logits, fgd, ld, segmentation
 from limbeck.methods.divergences import (
     binary,
     jensen_shannon,
@@ -26,6 +28,7 @@ from limbeck.methods.divergences import (
 )
 from limbeck.methods.feature import at, fitnets, sp
 from limbeck.methods.guided import ft, mgd, pretrain_paraphraser, review, vid
+from limbeck.methods.heads import cat, ofa, simkd, srrl
 from limbeck.methods.logits import dist, dkd, lskd, mlkd, nkd, skd, ttm, wsld, wttm
 from limbeck.methods.maps import ab, before_activation, block_wise, cwd, freekd, fsp, nst, ofd
 from limbeck.methods.match import Match
@@ -49,6 +52,7 @@ __all__ = [
     "before_activation",
     "binary",
     "block_wise",
+    "cat",
     "catalogue",
     "cc",
     "cka",
@@ -57,9 +61,12 @@ __all__ = [
     "ctc",
     "ctkd",
     "cwd",
+    "cwd_logits",
     "described",
     "dist",
+    "distilbert",
     "dkd",
+    "fgd",
     "fitnets",
     "freekd",
     "fsp",
@@ -70,17 +77,21 @@ __all__ = [
     "jensen_shannon",
     "kd",
     "label_refinement",
+    "ld",
     "listwise",
     "logit_mse",
     "lskd",
     "margin_mse",
     "mgd",
+    "minilm",
     "mlkd",
     "names",
     "nkd",
     "none",
     "nst",
+    "ofa",
     "ofd",
+    "pkd",
     "pkt",
     "policy",
     "pretrain_paraphraser",
@@ -92,14 +103,18 @@ __all__ = [
     "rkd",
     "rrd",
     "sample_temperature",
+    "segmentation",
     "semckd",
     "seqkd",
+    "simkd",
     "skd",
     "skewed_kl",
     "skewed_reverse_kl",
     "soft_hard",
     "sp",
+    "srrl",
     "tfkd",
+    "tinybert",
     "total_variation",
     "ttm",
     "uld",

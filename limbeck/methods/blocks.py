@@ -223,9 +223,9 @@ def distilbert(
 ) -> Method:
     r"""Match the softened answer and the direction of the last states.
 
-    5·T²·KL + 1·(1 − cosine) + 2·label. The weights and T are those of the published training, in which the label is the masked word;
-    the student begins as every second block of the teacher. Where widths differ, the states get a
-    linear layer that is left behind.
+    5·T²·KL + 1·(1 − cosine) + 2·label. The weights and T are those of the published training, in
+    which the label is the masked word; the student begins as every second block of the teacher.
+    Where widths differ, the states get a linear layer that is left behind.
 
     Args:
         temperature: T.

@@ -79,7 +79,11 @@ class Match:
         place = "" if student == "logits" else " ".join(["", *self.students])
         self.name = name or f"{_name(loss)}{place}"
         self.context = tuple(k for k in _CONTEXT if k in calling and k not in options)
-        self._needed = [k for k in self.context if calling[k].default is Parameter.empty]
+        self._needed = [
+            key
+            for key in ("ids", "targets")
+            if key in self.context and calling[key].default is Parameter.empty
+        ]
         self._building = {k: v for k, v in options.items() if k in building}
         self._calling = {k: v for k, v in options.items() if k not in building}
 

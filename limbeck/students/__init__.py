@@ -3,6 +3,7 @@
 from limbeck.students import zoo
 from limbeck.students.adapters import Alignment, align
 from limbeck.students.build import Blueprint, load, load_weights, read_weights, save
+from limbeck.students.reuse import reuse_classifier
 from limbeck.students.shrink import shrink, shrink_rule
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "load",
     "load_weights",
     "read_weights",
+    "reuse_classifier",
     "save",
     "shrink",
     "shrink_rule",

@@ -26,7 +26,7 @@ CHAPTERS = {
         "hint cosine_hint attention_transfer neuron_selectivity flow activation_boundary "
         "factor_transfer overhaul variational review channel_wise masked_generative "
         "softmax_regression simkd class_activation one_for_all patient tinybert minilm frequency "
-        "block_wise"
+        "block_wise attention_selection semantic_calibration"
     ),
     "relation": (
         "similarity_preserving rkd_distance rkd_angle correlation_congruence "
@@ -41,12 +41,15 @@ LOSSES = sorted(name for names in CHAPTERS.values() for name in names.split())
 
 MAPS = (6, 3, 4, 4)
 PAIR = ((6, 3, 4, 4), (6, 4, 2, 2))
+THREE = ((6, 5, 4, 4), (6, 2, 3, 3), (6, 3, 2, 2))
+SHARES = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.9, 0.1]])
 STATES = (6, 3, 4)
 EQUAL = [(MAPS, MAPS)]
 BOXES = torch.tensor([[[0.0, 0.0, 2.0, 2.0]], [[1.0, 1.0, 4.0, 3.0]]]).repeat(3, 1, 1)
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "affinity_mimic": [{"shapes": [(((6, 5), (6, 5)), ((6, 7), (6, 7)))]}],
     "attention_transfer": [{}, {"power": 1.0}, {"power": 4.0}, {"form": "norm"}],
+    "attention_selection": [{"shapes": [(PAIR, THREE)], "weights": SHARES}],
     "block_wise": [{"shapes": [(PAIR, PAIR)]}],
     "channel_wise": [{"shapes": EQUAL}],
     "class_activation": [{"shapes": EQUAL}],
@@ -69,6 +72,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "self_supervised": [{"shapes": [((5, 4, 6), (5, 4, 6))]}],
     "self_supervised_logits": [
         {"shapes": [((4, 3, 5), (4, 3, 5))], "targets": torch.tensor([0, 1, 2, 3])}
+    ],
+    "semantic_calibration": [
+        {
+            "shapes": [((*THREE, (6, 5, 2, 2), (6, 2, 2, 2), (6, 3, 1, 1)), THREE)],
+            "weights": SHARES.T,
+        }
     ],
     "soft_cross_entropy": [{}, {"temperature": 4.0}],
     "softmax_regression": [{"shapes": EQUAL, "weight": torch.randn(5, 3)}],

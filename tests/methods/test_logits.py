@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import limbeck as lb
 from limbeck import methods
 from limbeck.errors import InputError
-from limbeck.methods import about, logits
+from limbeck.methods import about, divergences, logits
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method
 from limbeck.testing import check_method
@@ -59,7 +59,7 @@ def samples(count: int = 16) -> tuple[Tensor, Tensor]:
 
 def test_the_list_is_complete() -> None:
     """A method that is not in the list would be checked by nothing below."""
-    assert sorted(logits.__all__) == NAMES
+    assert sorted(logits.__all__ + divergences.__all__) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +74,7 @@ def test_says_whose_it_is(name: str) -> None:
     cited = about(name)
     assert cited.family == "response"
     assert made(name).sources == (cited,)
-    text = inspect.getdoc(getattr(logits, name)) or ""
+    text = inspect.getdoc(methods.get(name)) or ""
     assert str(cited.year) in text
     assert cited.source.removeprefix("arXiv:") in text
     assert len(text.partition("\n")[0]) > 20
