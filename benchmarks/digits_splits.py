@@ -55,14 +55,15 @@ def one_split(recipe: Recipe, split: int) -> dict[str, list[float]]:
     ) -> tuple[torch.nn.Module, list[float]]:
         part = recipe.teacher if role == "teacher" else recipe.student
         options = recipe.teacher.train if role == "teacher" else recipe.train
-        steps = recipe.teacher.augment if role == "teacher" else recipe.data.augment
+        own = recipe.teacher.augment if role == "teacher" else None
+        steps = recipe.data.augment if own is None else own
         torch.manual_seed(split if role == "teacher" else split + 50)
         model = build.blueprint(part, recipe.teacher, data).model()
         fitted = lb.fit(
             lb.Distiller(teacher, model, task=task, method=method),
             train,
             validation=validation,
-            augment=build.augmentation(steps or (), recipe.data.seed),
+            augment=build.augmentation(steps, recipe.data.seed),
             seed=split,
             **build.training(options),
         )
