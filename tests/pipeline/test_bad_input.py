@@ -78,7 +78,7 @@ def explodes(student, teacher):
         (["run", TINY, "--resume"], "no run in runs/tiny to resume"),
         (["evaluate", "nowhere"], "not the folder of a run"),
         (["report", "nowhere"], "not the folder of a run"),
-        (["methods", "kdd"], "did you mean 'kd'?"),
+        (["methods", "kdd"], "did you mean 'kd' or"),
         (["init", "junk"], "exists already"),
         (["run", TINY, "--out", "junk.yaml"], "junk.yaml"),
         (["run", "junk.yaml"], "not valid YAML"),
