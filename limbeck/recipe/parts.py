@@ -220,7 +220,8 @@ class Recipe(_Part):
         teacher: who knows.
         knowledge: how the student gets at it.
         student: who learns.
-        method: one method (``name`` and arguments), or several that add up; a ``match`` is one too.
+        method: one method (its name, or ``name`` and arguments), or several that add up; a
+            ``match`` is one too.
         label_weight: the label's weight, if not as the method says.
         train: how the student is trained, with a teacher and without.
         control: whether the same student is also trained without a teacher.
@@ -245,12 +246,15 @@ class Recipe(_Part):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, raw: Any) -> Any:
-        """Let one method stand without a list, and the teacher's training inherit the student's."""
+        """Let a method stand alone or as its name, and the teacher inherit the student's training."""
         if not isinstance(raw, Mapping):
             return raw
         filled = dict(raw)
-        if isinstance(filled.get("method"), Mapping):
-            filled["method"] = [filled["method"]]
+        method = filled.get("method")
+        if isinstance(method, (Mapping, str)):
+            method = [method]
+        if isinstance(method, (list, tuple)):
+            filled["method"] = [{"name": m} if isinstance(m, str) else m for m in method]
         teacher, train = filled.get("teacher"), filled.get("train") or {}
         if isinstance(teacher, Mapping) and isinstance(train, Mapping):
             own = teacher.get("train") or {}

@@ -241,3 +241,12 @@ def test_lists_and_single_stages(limbeck, tmp_path: Path) -> None:
     assert limbeck("evaluate", "run").returncode == 0
     assert limbeck("report", "run").stdout.startswith("Report: run/report.html")
     assert lb.__version__ in limbeck("--version").stdout
+
+
+def test_a_method_may_be_given_by_its_name_alone() -> None:
+    """Without it, ``--set method=dkd`` would be refused for the form of its value."""
+    assert load("digits", ["method=dkd"]).method == ({"name": "dkd"},)
+    assert load("digits", ["method=[kd, {name: at, weight: 10}]"]).method == (
+        {"name": "kd"},
+        {"name": "at", "weight": 10},
+    )
