@@ -246,7 +246,7 @@ class Recipe(_Part):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, raw: Any) -> Any:
-        """Let a method stand alone or as its name, and the teacher inherit the student's training."""
+        """Let a method stand alone or as its name, and the teacher train as the student does."""
         if not isinstance(raw, Mapping):
             return raw
         filled = dict(raw)

@@ -32,8 +32,8 @@ METHODS = [
 # The names that are fixed, by chapter.
 CHAPTERS = {
     "response": (
-        "binary dist distilbert dkd hard_label jensen_shannon kd label_refinement logit_mse lskd mlkd "
-        "nkd none policy probability_mse reverse_kl skd skewed_kl skewed_reverse_kl soft_hard tfkd "
+        "binary dist distilbert dkd hard_label jensen_shannon kd label_refinement logit_mse lskd "
+        "mlkd nkd none policy probability_mse reverse_kl skd skewed_kl skewed_reverse_kl soft_hard tfkd "
         "total_variation ttm uld uskd wsld wttm"
     ),
     "feature": (
