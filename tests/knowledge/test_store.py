@@ -260,7 +260,7 @@ def test_resumed_after_a_failure(tmp_path: Path, at: int) -> None:
 _KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-from test_store import *
+from tests.knowledge.test_store import *
 class Killed(Oracle):
     def knowledge(self, batch, taps):
         if self.batches == 7:

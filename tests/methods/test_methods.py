@@ -33,8 +33,8 @@ METHODS = [
 CHAPTERS = {
     "response": (
         "binary dist distilbert dkd hard_label jensen_shannon kd label_refinement logit_mse lskd "
-        "mlkd nkd none policy probability_mse reverse_kl skd skewed_kl skewed_reverse_kl soft_hard tfkd "
-        "total_variation ttm uld uskd wsld wttm"
+        "mlkd nkd none policy probability_mse reverse_kl skd skewed_kl skewed_reverse_kl soft_hard "
+        "tfkd total_variation ttm uld uskd wsld wttm"
     ),
     "feature": (
         "ab at block_wise cat cwd fitnets freekd fsp ft mgd minilm nst ofa ofd pkd "

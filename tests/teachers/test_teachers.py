@@ -286,7 +286,7 @@ def test_fingerprints_are_the_same_in_another_process() -> None:
     code = f"""
 import sys
 sys.path[:0] = {sys.path!r}
-from test_teachers import *
+from tests.teachers.test_teachers import *
 print([Teacher(network(), first).fingerprint() for first in (half, scaled(0.5), WithBuffer(3.0))])
 """
     prints = {
