@@ -25,6 +25,7 @@ __all__ = ["at", "fitnets", "sp"]
         "arXiv:1412.6550",
         "feature",
         "features",
+        "modules",
     )
 )
 def fitnets(
@@ -56,6 +57,7 @@ def fitnets(
         "arXiv:1612.03928",
         "feature",
         "features",
+        "small",
     )
 )
 def at(
@@ -95,6 +97,7 @@ def at(
         "arXiv:1907.09682",
         "relation",
         "features",
+        "small",
     )
 )
 def sp(weight: float = 3000.0, student: str = "stage[-1]", teacher: str = "stage[-1]") -> Method:
