@@ -35,15 +35,9 @@ from limbeck.losses.divergences import (
     total_variation,
     universal_logit,
 )
-from limbeck.losses.exits import (
-    ClassActivation,
-    FrozenClassifier,
-    OneForAll,
-    ReusedClassifier,
-    SimKD,
-    SoftmaxRegression,
-)
+from limbeck.losses.exits import ClassActivation, OneForAll, SimKD, SoftmaxRegression
 from limbeck.losses.features import attention_transfer, cosine_hint, hint
+from limbeck.losses.heads import FrozenClassifier, ReusedClassifier
 from limbeck.losses.logits import hard_label, kl, logit_mse, probability_mse, soft_cross_entropy
 from limbeck.losses.maps import (
     Frequency,

@@ -96,7 +96,7 @@ def simkd(
 
     It is the only loss of SimKD, with no label: the student then answers through the teacher's own
     classifier. The projector P and that classifier are
-    :class:`limbeck.losses.exits.ReusedClassifier`, a part of the student; tap its ``projector``.
+    :class:`limbeck.losses.heads.ReusedClassifier`, a part of the student; tap its ``projector``.
 
     Args:
         student: projected maps (B, C, H, W), vectors (B, C) or tokens (B, T, C).

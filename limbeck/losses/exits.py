@@ -1,4 +1,4 @@
-"""What stands between features and an answer: connectors, exits and the teacher's classifier.
+"""Losses that own what stands between features and an answer: connectors and exits.
 
 Letters: B samples, C channels (or features), H×W positions of a map, K classes, T tokens.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,58 +18,10 @@ from limbeck.losses.classifiers import (
     simkd,
     softmax_regression,
 )
+from limbeck.losses.heads import FrozenClassifier, conv_norm, last_linear
 from limbeck.losses.spec import Reduction, Setting, Spec, declare
 
-__all__ = [
-    "ClassActivation",
-    "FrozenClassifier",
-    "OneForAll",
-    "ReusedClassifier",
-    "SimKD",
-    "SoftmaxRegression",
-    "projector",
-]
-
-
-class FrozenClassifier(nn.Module):
-    """The teacher's last linear layer, as buffers: saved and moved with the module, never trained.
-
-    Until :meth:`reuse` (or a loaded ``state_dict``) has filled them they are NaN, so that
-    forgetting it cannot pass unnoticed.
-
-    Args:
-        features: C, what enters the layer.
-        classes: K.
-
-    >>> FrozenClassifier(2, 3).reuse(nn.Linear(2, 3))(torch.zeros(5, 2)).shape
-    torch.Size([5, 3])
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.full((classes, features), torch.nan))
-        self.register_buffer("bias", torch.full((classes,), torch.nan))
-
-    def reuse(self, classifier: nn.Linear) -> FrozenClassifier:
-        """Copy the teacher's last layer, and return self."""
-        if classifier.weight.shape != self.weight.shape:
-            raise InputError(
-                f"the teacher's last layer has a weight of {tuple(classifier.weight.shape)}",
-                expected=f"{tuple(self.weight.shape)}",
-            )
-        with torch.no_grad():
-            self.weight.copy_(classifier.weight)
-            self.bias.zero_()
-            if classifier.bias is not None:
-                self.bias.copy_(classifier.bias)
-        return self
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return logits (B, K) of features (B, C)."""
-        return F.linear(features, self.weight, self.bias)
+__all__ = ["ClassActivation", "OneForAll", "SimKD", "SoftmaxRegression"]
 
 
 @declare(
@@ -92,6 +43,7 @@ class SoftmaxRegression(nn.Module):
         form: ``paper`` is the function's formula. ``code`` takes means over features and over
             classes in place of the sums and drops the ½, as the authors' code does.
 
+    >>> import torch
     >>> loss = SoftmaxRegression(4, 6, 3).reuse(nn.Linear(6, 3))
     >>> loss(torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)).shape
     torch.Size([])
@@ -109,7 +61,7 @@ class SoftmaxRegression(nn.Module):
         form: Literal["paper", "code"] = "paper",
     ) -> None:
         super().__init__()
-        self.connector = nn.Sequential(*_step(student_channels, teacher_channels, 1))
+        self.connector = nn.Sequential(*conv_norm(student_channels, teacher_channels, 1))
         self.classifier = FrozenClassifier(teacher_channels, classes)
         if form == "code":
             alpha, beta = 2 * alpha / teacher_channels, beta / (classes if compare == "l2" else 1)
@@ -146,7 +98,7 @@ class SoftmaxRegression(nn.Module):
             InputError: the teacher is not a module or has no such layer, or the student's tensor
                 is neither maps nor vectors.
         """
-        layer = _last_linear(setting.teacher, classifier, "teacher")
+        layer = last_linear(setting.teacher, classifier, "teacher")
         pooled(student)  # refuses tokens
         made = cls(
             student.shape[1],
@@ -178,52 +130,6 @@ class SoftmaxRegression(nn.Module):
         )
 
 
-class ReusedClassifier(nn.Module):
-    """The end of a SimKD student: a projector to the teacher's features, and the teacher's answer.
-
-    It is a part of the student, trained by :func:`simkd` on the output of ``projector`` alone, and
-    ships with it: ``nn.Sequential(body, ReusedClassifier(...))``, matched at ``1.projector``.
-
-    Args:
-        student_channels: of the maps (B, C, H, W) that enter.
-        teacher_channels: of the teacher's last maps.
-        classes: K.
-        factor: by how much the projector's inner width is smaller than the teacher's channels.
-        size: (H, W) of the teacher's maps if the student's are larger: they are averaged to it
-            first.
-
-    Source: Chen et al. 2022, arXiv:2203.14001; code: DefangChen/SimKD.
-
-    >>> end = ReusedClassifier(4, 6, 3).reuse(nn.Linear(6, 3))
-    >>> end(torch.randn(2, 4, 5, 5)).shape, end.projector(torch.randn(2, 4, 5, 5)).shape
-    (torch.Size([2, 3]), torch.Size([2, 6, 5, 5]))
-    """
-
-    def __init__(
-        self,
-        student_channels: int,
-        teacher_channels: int,
-        classes: int,
-        *,
-        factor: int = 2,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        super().__init__()
-        self.resize: nn.Module = nn.Identity() if size is None else nn.AdaptiveAvgPool2d(size)
-        self.projector = projector(student_channels, teacher_channels, factor)
-        self.classifier = FrozenClassifier(teacher_channels, classes)
-
-    def reuse(self, classifier: nn.Linear) -> ReusedClassifier:
-        """Copy the teacher's last layer, and return self."""
-        self.classifier.reuse(classifier)
-        return self
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return logits (B, K) of the student's maps (B, C, H, W)."""
-        logits: Tensor = self.classifier(pooled(self.projector(self.resize(maps))))
-        return logits
-
-
 @declare(Spec("feature", "Hao et al. 2023 (OFA-KD), arXiv:2310.19444", zero_at_equal=False))
 class OneForAll(nn.Module):
     """:func:`one_for_all` on a stage of the student, through an exit that gives logits.
@@ -237,6 +143,7 @@ class OneForAll(nn.Module):
         gamma: γ, see the function.
         form: ``paper`` or ``code``, see the function.
 
+    >>> import torch
     >>> exit = OneForAll(4, 3)
     >>> exit(torch.randn(2, 4, 5, 5), torch.randn(2, 3), targets=torch.tensor([0, 2])).shape
     torch.Size([])
@@ -291,6 +198,7 @@ class SimKD(nn.Module):
     Where sizes differ, the larger map is averaged to the smaller. It has no parameters: the
     projector is the student's.
 
+    >>> import torch
     >>> SimKD()(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 8, 8))
     tensor(1.)
     """
@@ -341,6 +249,7 @@ class ClassActivation(nn.Module):
         resolution: to which size maps are averaged.
         normalize: divide each class's map by its length.
 
+    >>> import torch
     >>> loss = ClassActivation(nn.Linear(4, 3), nn.Linear(6, 3))
     >>> loss(torch.randn(2, 4, 8, 8), torch.randn(2, 6, 8, 8)).shape, list(loss.parameters())
     (torch.Size([]), [])
@@ -406,51 +315,9 @@ class ClassActivation(nn.Module):
         )
 
 
-def projector(student_channels: int, teacher_channels: int, factor: int = 2) -> nn.Sequential:
-    """Return SimKD's projector from the student's maps to the teacher's, at the same size.
-
-    Args:
-        student_channels: of the maps that enter.
-        teacher_channels: of the maps that leave.
-        factor: by how much its inner width is smaller than the teacher's channels.
-
-    >>> projector(4, 6)(torch.randn(2, 4, 5, 5)).shape
-    torch.Size([2, 6, 5, 5])
-    """
-    inner = max(teacher_channels // factor, 1)
-    return nn.Sequential(
-        *_step(student_channels, inner, 1),
-        *_step(inner, inner, 3),
-        *_step(inner, teacher_channels, 1),
-    )
-
-
-def _step(channels: int, wanted: int, kernel: int) -> tuple[nn.Module, ...]:
-    """Return a convolution that keeps the size, batch normalisation and ReLU."""
-    convolution = nn.Conv2d(channels, wanted, kernel, padding=kernel // 2, bias=False)
-    return convolution, nn.BatchNorm2d(wanted), nn.ReLU()
-
-
-def _last_linear(model: nn.Module | None, path: str, whose: str) -> nn.Linear:
-    """Return a model's linear layer of that path, or its last one."""
-    layers = [] if model is None else model.named_modules()
-    found = {name: module for name, module in layers if isinstance(module, nn.Linear)}
-    if (path and path not in found) or not found:
-        raise InputError(
-            f"the {whose}'s last linear layer {path!r} was not found",
-            expected=f"one of its layers: {', '.join(found)}"
-            if found
-            else f"a {whose} that is a module and has one; a store of answers has none",
-            remedy="Name the layer in the method's options."
-            if found
-            else f"Give the {whose} itself.",
-        )
-    return found[path] if path else list(found.values())[-1]
-
-
 def _of_maps(model: nn.Module | None, path: str, maps: Tensor, whose: str) -> nn.Linear:
     """Return a model's last linear layer, which takes one feature for each channel of its maps."""
-    layer = _last_linear(model, path, whose)
+    layer = last_linear(model, path, whose)
     if maps.ndim != 4 or maps.shape[1] != layer.in_features:
         raise InputError(
             f"the {whose}'s last linear layer takes {layer.in_features} features, and its maps are "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.errors import InputError
 from limbeck.knowledge.model import at_rest, call, logits_of
 from limbeck.knowledge.taps import Taps
-from limbeck.losses.exits import FrozenClassifier, projector
+from limbeck.losses.heads import FrozenClassifier, projector
 
 __all__ = ["Reused", "reuse_classifier"]
 

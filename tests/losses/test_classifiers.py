@@ -16,12 +16,8 @@ import limbeck as lb
 from limbeck import losses
 from limbeck.errors import InputError
 from limbeck.losses.classifiers import class_activation, one_for_all, simkd, softmax_regression
-from limbeck.losses.exits import (
-    FrozenClassifier,
-    OneForAll,
-    ReusedClassifier,
-    SoftmaxRegression,
-)
+from limbeck.losses.exits import OneForAll, SoftmaxRegression
+from limbeck.losses.heads import FrozenClassifier, ReusedClassifier
 from limbeck.losses.spec import Setting, spec_of
 from limbeck.testing import check_loss
 

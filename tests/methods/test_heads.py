@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import limbeck as lb
 from limbeck.errors import InputError
-from limbeck.losses.exits import ClassActivation, FrozenClassifier, SimKD, SoftmaxRegression
+from limbeck.losses.exits import ClassActivation, SimKD, SoftmaxRegression
+from limbeck.losses.heads import FrozenClassifier
 from limbeck.losses.spec import Setting
 from limbeck.methods import about
 from limbeck.methods.heads import cat, ofa, simkd, srrl
