@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
+from limbeck.losses.geometry import unit
+from limbeck.losses.probabilities import divergence, require_positive
 from limbeck.losses.spec import Reduction, Setting, Spec, comparable, declare, reduce
 
 __all__ = [
@@ -29,7 +31,6 @@ __all__ = [
 
 _REMEDY = 'Leave adapter="auto", or name one: "linear", "conv1x1", "interpolate", "pool".'
 _FREEKD = "Zhang et al. 2023 (FreeKD), arXiv:2311.12079"
-_SHORTEST = 1e-12  # vectors up to this length count as zero: they have no direction
 _NARROWEST = 1e-3  # least bandwidth σ² of the Gaussian kernel, between vectors of length 1
 
 
@@ -76,7 +77,7 @@ def neuron_selectivity(
             expected="(B, C, H, W) with the same B and H×W",
             remedy='Leave adapter="auto", which resizes the larger map.',
         )
-    s_BCN, t_BCN = unit(student.flatten(2), -1), unit(teacher.flatten(2), -1)
+    s_BCN, t_BCN = unit(student.flatten(2)), unit(teacher.flatten(2))
     within = _similar(t_BCN, t_BCN, t_BCN, kernel) + _similar(s_BCN, s_BCN, t_BCN, kernel)
     return reduce(within - 2 * _similar(s_BCN, t_BCN, t_BCN, kernel), None, reduction)
 
@@ -202,15 +203,13 @@ def channel_wise(
     >>> channel_wise(flat, peak, temperature=1.0)  # (¼, ¾) against (½, ½)
     tensor(0.1308)
     """
-    if isinstance(temperature, (int, float)) and temperature <= 0:
-        raise InputError(f"temperature is {temperature}", expected="a number above 0")
+    require_positive(temperature)
     student, teacher = comparable(student, teacher, None, remedy=_REMEDY)
     if student.ndim != 4:
         raise InputError(f"channel_wise got {tuple(student.shape)}", expected="maps (B, C, H, W)")
     log_q = F.log_softmax(student.flatten(2) / temperature, dim=-1)
     log_p = F.log_softmax(teacher.flatten(2) / temperature, dim=-1)
-    divergence_BC = (log_p.exp() * (log_p - log_q)).sum(-1)
-    return temperature**2 * reduce(divergence_BC.mean(1), None, reduction)
+    return temperature**2 * reduce(divergence(log_p, log_q).mean(1), None, reduction)
 
 
 @declare(Spec("feature", "Li et al. 2020 (DNA), arXiv:1911.13053", "shape"))
@@ -364,12 +363,6 @@ class Frequency(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
         tokens = self.tokens if self.tokens.numel() else None
         return frequency(student, teacher, tokens=tokens, levels=self.levels, reduction=reduction)
-
-
-def unit(features: Tensor, dim: int) -> Tensor:
-    """Return vectors of length 1; what is zero stays zero, with a bounded gradient."""
-    squared = features.square().sum(dim, keepdim=True)
-    return features * torch.where(squared > _SHORTEST**2, squared, 1.0).rsqrt()
 
 
 def several(tensors: Any) -> list[Tensor]:

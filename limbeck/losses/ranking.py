@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import InputError
+from limbeck.losses.probabilities import require_positive
 from limbeck.losses.spec import Reduction, Spec, comparable, declare, reduce
 
 __all__ = ["listwise", "pairwise_margin", "ranking_distillation", "relaxed_ranking"]
@@ -69,8 +70,7 @@ def listwise(
     >>> listwise(torch.zeros(1, 3), torch.tensor([[3.0, 2.0, 1.0]]), form="listmle")  # log 3!
     tensor(1.7918)
     """
-    if isinstance(temperature, (int, float)) and temperature <= 0:
-        raise InputError(f"temperature is {temperature}", expected="a number above 0")
+    require_positive(temperature)
     student, teacher = comparable(student, teacher, mask, remedy=_REMEDY)
     there = torch.ones_like(student, dtype=torch.bool) if present is None else present.bool()
     if there.shape != student.shape:

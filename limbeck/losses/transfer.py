@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.errors import InputError
-from limbeck.losses.maps import unit
+from limbeck.losses.geometry import unit
 from limbeck.losses.margins import channel_margins, measured_margins, norm_before
 from limbeck.losses.spec import Reduction, Setting, Spec, comparable, declare, reduce
 
@@ -77,7 +77,7 @@ def factor_transfer(
     student, teacher = comparable(student, teacher, None, remedy=_REMEDY)
     if student.ndim == 3:
         raise InputError(f"factor_transfer got {tuple(student.shape)}", expected="(B, K, H, W)")
-    difference = unit(student.flatten(1), 1) - unit(teacher.flatten(1), 1)
+    difference = unit(student.flatten(1)) - unit(teacher.flatten(1))
     distance = torch.linalg.vector_norm(difference, ord=p, dim=1)
     share = 1 if features == "sum" else difference.shape[1]
     return reduce(distance / share, None, reduction)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 from limbeck.losses.geometry import unit
+from limbeck.losses.probabilities import divergence
 from limbeck.losses.spec import Spec, declare
 
 __all__ = ["self_supervised", "self_supervised_logits"]
@@ -162,5 +163,4 @@ def _trusted(scores_RC: Tensor, right_R: Tensor, ratio: float) -> Tensor:
 def _kept_divergence(log_q: Tensor, log_p: Tensor, keep: Tensor) -> Tensor:
     """Return the mean over the rows kept of KL(p ‖ q)."""
     weight = keep.to(log_q)
-    each = (log_p.exp() * (log_p - log_q)).sum(1)
-    return (each * weight).sum() / weight.sum().clamp(min=1)
+    return (divergence(log_p, log_q) * weight).sum() / weight.sum().clamp(min=1)
