@@ -7,6 +7,7 @@ Letters: B rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,11 +30,23 @@ class Codec(Protocol):
     def parts(self) -> tuple[str, ...]:
         """What is added to a tap's name for each stored tensor; ``""`` for the main one."""
 
-    def encode(self, field: Tensor) -> dict[str, Tensor]:
-        """Turn (B, ...) into the tensors to store, by part."""
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What it learned in :meth:`fitted`, kept once for the whole store."""
 
-    def decode(self, parts: dict[str, Tensor]) -> Tensor:
-        """Turn stored parts back into (B, ...) float32."""
+    def fitted(self, field: Tensor) -> Codec:
+        """Return a codec that has learned what it must from the first rows; else itself."""
+
+    def encode(self, field: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """Turn (B, ...) into the tensors to store, by part.
+
+        Args:
+            field: what the teacher said.
+            keys: (B,) int64, one for each sample id and view: the only source of random numbers.
+        """
+
+    def decode(self, parts: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        """Turn stored parts back into (B, ...) float32; ``shape`` is that of a row."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,14 @@ class _Dense:
     dtype: torch.dtype
     parts: tuple[str, ...] = ("",)
 
-    def encode(self, field: Tensor) -> dict[str, Tensor]:
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def fitted(self, field: Tensor) -> Codec:
+        return self
+
+    def encode(self, field: Tensor, keys: Tensor) -> dict[str, Tensor]:
         kept = field.to(self.dtype)
         if not torch.isfinite(kept).all():
             largest = float(field.abs().max())
@@ -57,7 +77,7 @@ class _Dense:
             )
         return {"": kept.contiguous()}
 
-    def decode(self, parts: dict[str, Tensor]) -> Tensor:
+    def decode(self, parts: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return parts[""].float()
 
 
@@ -67,10 +87,14 @@ _CODECS: dict[str, Codec] = {
 }
 
 
-def get(name: str) -> Codec:
+def get(name: str, state: Mapping[str, Tensor] | None = None) -> Codec:
     """Return the codec of that name: ``half`` (float16) or ``full`` (float32).
 
-    >>> get("half").encode(torch.zeros(2, 3))[""].dtype
+    Args:
+        name: as an index keeps it.
+        state: what it had learned, from a store.
+
+    >>> get("half").encode(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))[""].dtype
     torch.float16
     """
     if name not in _CODECS:

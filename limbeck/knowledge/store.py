@@ -129,7 +129,8 @@ class Store:
                 {
                     part: self._gather(f"{name}{part}", places, views)
                     for part in self.index["fields"][name]["parts"]
-                }
+                },
+                tuple(self.index["fields"][name]["shape"]),
             )
             for name in fields
         }

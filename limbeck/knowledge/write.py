@@ -17,6 +17,7 @@ from torch import Tensor
 
 from limbeck.data.augment import Augmentation
 from limbeck.data.loader import Loader
+from limbeck.data.random import key
 from limbeck.data.samples import Batch, as_samples
 from limbeck.errors import InputError
 from limbeck.files import atomically, file_digest, read_json, write_json
@@ -26,6 +27,7 @@ from limbeck.knowledge.store import FORMAT, Store, shard_name
 
 __all__ = ["Source", "write"]
 
+_SEED = 0  # of what a codec draws
 _SHARDS = "[0-9]*-[0-9]*.safetensors"
 
 
@@ -181,8 +183,9 @@ class _Writing:
         parts: dict[str, list[Tensor]] = {}
         for batch in _some(self.loader.epoch(view, start=number * per_shard), per_shard):
             known = self.teacher.knowledge(batch, self.taps)
+            keys = key(_SEED, batch["id"], batch["view"])
             for tap in self.taps:
-                for part, rows in self.codec.encode(known[tap].cpu()).items():
+                for part, rows in self.codec.encode(known[tap].cpu(), keys).items():
                     parts.setdefault(f"{tap}{part}", []).append(rows)
         with atomically(file) as draft:
             save_file({name: torch.cat(rows) for name, rows in parts.items()}, draft)
@@ -197,6 +200,7 @@ class _Writing:
         fields = {
             tap: {
                 "codec": self.codec.name,
+                "shape": shapes[tap],
                 "parts": {part: shapes[f"{tap}{part}"] for part in self.codec.parts},
             }
             for tap in self.taps

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 import limbeck as lb
 from limbeck.data import Arrays, Augmentation, Crop, Flip, Items, Loader
 from limbeck.errors import InputError
-from limbeck.knowledge import Knowledge, Store, codec, write
+from limbeck.knowledge import Knowledge, Store, write
 from limbeck.teachers import Replay
 
 N = 23
@@ -198,37 +198,6 @@ def test_reading_in_workers(tmp_path: Path, opened: str) -> None:
         store.rows(data.ids, torch.zeros_like(data.ids), ("logits",))
     loader = DataLoader(Reading(store), batch_size=6, num_workers=2)
     assert torch.equal(torch.cat(list(loader)), expected(data))
-
-
-# -- codecs
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "told"),
-    [
-        ("half", 1e5, 'Use codec "full"'),
-        ("half", float("inf"), "Check the teacher"),
-        ("half", float("nan"), "Check the teacher"),
-        ("full", float("inf"), "Check the teacher"),
-        ("full", float("nan"), "Check the teacher"),
-    ],
-)
-def test_codecs_refuse_what_they_cannot_keep(kind: str, value: float, told: str) -> None:
-    """Logits beyond float16 would be stored as infinity, and the student's loss be NaN."""
-    with pytest.raises(InputError, match=told):
-        codec.get(kind).encode(torch.tensor([[0.0, value]]))
-
-
-@pytest.mark.parametrize("kind", ["half", "full"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
-def test_codecs(kind: str, dtype: torch.dtype) -> None:
-    """Half precision has 11 bits: 2^-11 relative is all that may be lost."""
-    field = torch.randn(5, 3, 2).to(dtype).transpose(1, 2)
-    kept = codec.get(kind).encode(field)
-    assert all(len(part) == 5 and part.is_contiguous() for part in kept.values())
-    back = codec.get(kind).decode(kept)
-    assert back.dtype == torch.float32
-    assert torch.allclose(back, field.float(), rtol=2**-11 if kind == "half" else 1e-7, atol=1e-7)
 
 
 def test_an_unknown_codec(tmp_path: Path) -> None:
