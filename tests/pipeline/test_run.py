@@ -169,7 +169,7 @@ def test_bundled_recipes_are_valid(name: str) -> None:
 
 def test_there_are_bundled_recipes() -> None:
     """Without it, the test above could pass by finding none."""
-    assert {"digits", "cifar10", "article"} <= bundled().keys()
+    assert {"digits", "cifar10", "cifar100", "article"} <= bundled().keys()
     assert all(about for about in bundled().values())
     assert "# " in find("digits")[0]
 
@@ -184,13 +184,14 @@ def test_digits_runs_at_tiny_scale(tmp_path: Path) -> None:
     assert report["seeds"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "article"])
+@pytest.mark.parametrize("name", ["cifar10", "article", "cifar100"])
 def test_recipes_on_real_images_run_at_tiny_scale(
     name: str, data_root: Path, tmp_path: Path
 ) -> None:
     """Without it, the recipes that need data could break unseen."""
     changes = [
-        f"data.path={data_root / 'cifar10'}", "data.limit=256", "train.epochs=1", "seeds=[0]",
+        f"data.path={data_root / ('cifar100' if name == 'cifar100' else 'cifar10')}",
+        "data.limit=256", "train.epochs=1", "seeds=[0]",
         "teacher.train.epochs=1", "evaluate.seconds=0.05",
     ]  # fmt: skip
     if name == "cifar10":
