@@ -29,6 +29,9 @@ def stages(model: nn.Module, inputs: Any) -> list[str]:
     ['1', '2']
     """
     trace = _trace(model, inputs)
+    blocks = _blocks(model, {name for name, _, out in trace if out.ndim == 3})
+    if blocks:  # before maps are looked for: images become tokens by a convolution
+        return blocks
     ends: dict[tuple[int, ...], str] = {}
     for name, _, out in trace:
         size = tuple(out.shape[2:])

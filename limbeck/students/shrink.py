@@ -36,6 +36,7 @@ def shrink(model: nn.Module, *, depth: float = 1.0, width: float = 1.0) -> nn.Mo
                                                         grow (the stem keeps its 24)
     ``ShuffleNetV2``  units of each stage               stages, to even numbers, and head (the stem
                                                         keeps its 24)
+    ``ViT``           blocks                            width, with fewer heads of the same size
     ``CNN``           hidden layers; the convolutions   convolutions and hidden layers
                       stay, since without one the
                       linear layers would grow
@@ -129,6 +130,14 @@ def _shufflenet_v2(model: zoo.ShuffleNetV2, *, depth: float, width: float) -> nn
     args = model.config["args"]
     widths, head = _all(args["widths"], width, multiple=2), scaled(args["head"], width)
     return _again(model, blocks=_all(args["blocks"], depth), widths=widths, head=head)
+
+
+@shrink_rule.register
+def _vit(model: zoo.ViT, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    heads = scaled(args["heads"], width)
+    each = args["width"] // args["heads"]
+    return _again(model, depth=scaled(args["depth"], depth), heads=heads, width=heads * each)
 
 
 @shrink_rule.register

@@ -54,6 +54,7 @@ def parameters(model: nn.Module) -> int:
             0.5,
             {"channels": [4, 3]} | {"hidden": [5, 16]},
         ),
+        ("vit", {}, 0.5, 0.5, {"depth": 3, "heads": 2, "width": 128}),
         ("mlp", {"hidden": (128, 64)}, 0.5, 0.25, {"hidden": [16]}),
         ("mlp", {"hidden": ()}, 0.5, 0.5, {"hidden": []}),
     ],

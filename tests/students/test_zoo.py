@@ -56,6 +56,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "shufflenet_v1": {"widths": (36, 48, 72), "blocks": (2, 1, 2)},
     "shufflenet_v2": {"widths": (8, 10, 12), "blocks": (2, 1, 2), "head": 16},
     "vgg": {"convs": (1, 2), "widths": (4, 6), "pools": 1},
+    "vit": {"depth": 2, "width": 12, "heads": 3, "patch": 8},
     "wide_resnet": {"depth": 16, "width": 0.3, "dropout": 0.1},
 }
 
@@ -125,7 +126,7 @@ def test_every_network_is_checked() -> None:
     with torch.device("meta"):
         families = {small(name).config["build"] for name in zoo.names()}
     assert families == set(SMALL)
-    general = {"cnn", "mlp", "resnet", "vgg", "wide_resnet"}
+    general = {"cnn", "mlp", "resnet", "vgg", "vit", "wide_resnet"}
     assert set(PARAMETERS) == set(zoo.names()) - general
     assert {"resnet8x4", "wrn_16_2", "vgg8", "mobilenet_v2", "shufflenet_v2"} <= set(
         ORACLE["models"]
@@ -167,7 +168,7 @@ def test_every_module_can_be_tapped(name: str) -> None:
         assert torch.equal(tensor, copy)
 
 
-@pytest.mark.parametrize("name", sorted(set(SMALL) - {"cnn", "mlp"}))
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"cnn", "mlp", "vit"}))
 def test_other_channels_and_sizes(name: str) -> None:
     """Without it grey images, or images larger than CIFAR's, would fail only in a user's hands."""
     model = small(name, channels_in=1).eval()
@@ -251,6 +252,34 @@ def test_samples_do_not_meet_in_plain_models(name: str) -> None:
     assert not list(model.buffers())
 
 
+def test_vit_is_pytorchs_transformer_on_patches() -> None:
+    """Without it heads or queries and keys could be mixed up, and the model would still train."""
+    torch.manual_seed(0)
+    model = zoo.vit(depth=2, width=12, heads=3, patch=8, image=(1, 16, 24), classes=5).eval()
+    kept = dict(dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    layers = [nn.TransformerEncoderLayer(12, 3, 48, **kept).eval() for _ in range(2)]
+    names = {
+        "qkv.": "self_attn.in_proj_", "proj.": "self_attn.out_proj.", "fc1.": "linear1.",
+        "fc2.": "linear2.", "norm": "norm",
+    }  # fmt: skip
+    images = torch.rand(2, 1, 16, 24)
+    with torch.no_grad():
+        for block, layer in zip(model.blocks, layers, strict=True):
+            weights = {}
+            for name, tensor in block.state_dict().items():
+                ours = next(part for part in names if name.startswith(part))
+                weights[name.replace(ours, names[ours])] = tensor.normal_()
+            layer.load_state_dict(weights)
+        rows = [images[:, :, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8, 16)]
+        kernel = model.patches.weight.flatten(1)
+        tokens = torch.stack([patch.flatten(1) @ kernel.T for patch in rows], 1)
+        x = tokens + model.patches.bias + model.positions
+        for layer in layers:
+            x = layer(x)
+        expected = model.head(model.norm(x).mean(1))
+        torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_mlp_flattens() -> None:
     """Without it images would have to be flattened by whoever calls."""
     model = zoo.mlp(12, (), classes=3)
@@ -308,6 +337,8 @@ def test_unknown_name_lists_near_ones() -> None:
         ("mobilenet_v2", {"blocks": "1233331"}, r"blocks is '1233331'.*list of 7"),
         ("cnn", {"channels": (4, 4), "image": (1, 8, 3)}, r"8×3 halved 2 times"),
         ("cnn", {"channels": (4, 0)}, r"channels\[1\] is 0"),
+        ("vit", {"width": 64}, r"width 64 with 3 heads.*multiple"),
+        ("vit", {"patch": 5}, r"patches of 5 pixels.*32×32.*divides"),
         ("mlp", {"features": 4, "classes": True}, r"classes is True.*whole number"),
         ("mlp", {"features": 4.0, "classes": 2}, r"features is 4\.0"),
     ],

@@ -10,7 +10,12 @@ name                                       model
 ``mobilenet_v2``                           half width, expansion 6
 ``shufflenet_v1``, ``shufflenet_v2``       of size 1×
 ``cnn``, ``mlp``                           plain, without batch norm
+``vit``                                    Vision Transformer for small images
 ``resnet``, ``wide_resnet``, ``vgg``       the families, of any size
+``bag``                                    text: the mean of static embeddings
+``textcnn``, ``bilstm``                    text: convolutions; an LSTM in both directions
+``transformer``                            text: a small encoder
+``huggingface``                            text: a sequence classifier of ``transformers``
 =========================================  ========================================================
 
 The benchmark is that of Tian et al. 2020, "Contrastive Representation Distillation",
@@ -18,21 +23,27 @@ arXiv:1910.10699, whose ResNets have convolutional shortcuts (option B). The pre
 ResNets of github.com/akamaster/pytorch_resnet_cifar10 have shortcuts without parameters (option A):
 ``build("resnet20", shortcut="A")`` loads their weights.
 
-A model takes float images (B, C, H, W), or samples (B, D) for ``mlp``, and returns logits (B, C).
-Its ``config`` builds it again, untrained: ``build(config["build"], **config["args"])``.
+A model takes float images (B, C, H, W), samples (B, D) for ``mlp``, or ``input_ids`` and
+``attention_mask`` (B, T) for text, and returns logits (B, C); those of Hugging Face return them in
+a mapping. The ``config`` of any other builds it again, untrained:
+``build(config["build"], **config["args"])``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from limbeck.errors import InputError, unknown
 from limbeck.students.zoo.cnn import CNN, cnn
+from limbeck.students.zoo.huggingface import files as _huggingface_files
+from limbeck.students.zoo.huggingface import huggingface
+from limbeck.students.zoo.huggingface import portable as _huggingface_portable
 from limbeck.students.zoo.mlp import MLP, mlp
 from limbeck.students.zoo.mobilenet import MobileNetV2, mobilenet_v2
 from limbeck.students.zoo.resnet import ResNet, benchmark_resnet, resnet
@@ -42,35 +53,54 @@ from limbeck.students.zoo.shufflenet import (
     shufflenet_v1,
     shufflenet_v2,
 )
+from limbeck.students.zoo.text import Bag, BiLSTM, TextCNN, bag, bilstm, textcnn
+from limbeck.students.zoo.transformer import Transformer, transformer
 from limbeck.students.zoo.vgg import VGG, vgg
+from limbeck.students.zoo.vit import ViT, vit
 from limbeck.students.zoo.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
     "CNN",
     "MLP",
     "VGG",
+    "Bag",
+    "BiLSTM",
     "MobileNetV2",
     "ResNet",
     "ShuffleNetV1",
     "ShuffleNetV2",
+    "TextCNN",
+    "Transformer",
+    "ViT",
     "WideResNet",
     "arguments",
+    "bag",
+    "bilstm",
     "build",
     "cnn",
+    "files",
+    "huggingface",
     "mlp",
     "mobilenet_v2",
     "names",
+    "portable",
     "resnet",
     "shufflenet_v1",
     "shufflenet_v2",
+    "textcnn",
+    "transformer",
     "vgg",
+    "vit",
     "wide_resnet",
 ]
 
 _NARROW, _FOUR_TIMES = (16, 16, 32, 64), (32, 64, 128, 256)
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "bag": bag,
+    "bilstm": bilstm,
     "cnn": cnn,
+    "huggingface": huggingface,
     "mlp": mlp,
     "mobilenet_v2": mobilenet_v2,
     "resnet": resnet,
@@ -85,12 +115,15 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "resnet32x4": partial(benchmark_resnet, 32, _FOUR_TIMES),
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
+    "textcnn": textcnn,
+    "transformer": transformer,
     "vgg": vgg,
     "vgg8": partial(vgg, (1, 1, 1, 1, 1)),
     "vgg11": partial(vgg, (1, 1, 2, 2, 2)),
     "vgg13": partial(vgg, (2, 2, 2, 2, 2)),
     "vgg16": partial(vgg, (2, 2, 3, 3, 3)),
     "vgg19": partial(vgg, (2, 2, 4, 4, 4)),
+    "vit": vit,
     "wide_resnet": wide_resnet,
     "wrn_16_1": partial(wide_resnet, 16, 1),
     "wrn_16_2": partial(wide_resnet, 16, 2),
@@ -98,12 +131,27 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "wrn_40_2": partial(wide_resnet, 40, 2),
 }
 
+_PORTABLE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "huggingface": _huggingface_portable
+}
+_FILES: dict[str, Callable[[Mapping[str, Any]], list[Path]]] = {"huggingface": _huggingface_files}
+
+
+def portable(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments that build the same model, untrained, without the files it came from."""
+    return _PORTABLE.get(name, dict)(args)
+
+
+def files(name: str, args: Mapping[str, Any]) -> list[Path]:
+    """Return the files that a model is made from; most are made from their arguments alone."""
+    return _FILES[name](args) if name in _FILES else []
+
 
 def names() -> list[str]:
     """Return the names of all models, sorted.
 
     >>> names()[:3]
-    ['cnn', 'mlp', 'mobilenet_v2']
+    ['bag', 'bilstm', 'cnn']
     """
     return sorted(_FACTORIES)
 
