@@ -92,12 +92,17 @@ def schedules_table() -> str:
 
 
 def zoo_table() -> str:
-    """Return every model of the zoo with its size for CIFAR-10."""
+    """Return every model of the zoo with its size for CIFAR-10, or for a vocabulary of 8,000."""
     rows = []
     for name in students.zoo.names():
         given = {"resnet": {"depth": 20}, "wide_resnet": {"depth": 16, "width": 2}}.get(name, {})
         given |= {"features": 3072} if name == "mlp" else {}
         given |= {"convs": (1, 1, 1, 1, 1)} if name == "vgg" else {}
+        given |= {"vocab": 8000} if "vocab" in students.zoo.arguments(name) else {}
+        if name == "huggingface":
+            takes = "`path` or `config`, `positions`, `classes`, entries of the configuration"
+            rows.append((f"`{name}`", takes, "as its folder says"))
+            continue
         model = students.zoo.build(name, classes=10, **given)
         size = sum(p.numel() for p in model.parameters())
         shown = ", ".join(f"`{key}={value}`" for key, value in given.items())
@@ -112,7 +117,12 @@ def commands() -> str:
 
 
 def _commands() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    """Return the commands by name, those of a group as GROUP NAME."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        group = isinstance(command, typer.core.TyperGroup)
+        inner = {f"{name} {n}": c for n, c in command.commands.items()} if group else {}
+        found |= inner or {name: command}
     return found
 
 

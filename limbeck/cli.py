@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from limbeck._version import __version__
+from limbeck.commands import store
 from limbeck.errors import InputError
 
 __all__ = ["app", "main"]
@@ -30,6 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(store.app, name="store")
 
 RecipeName = Annotated[
     str, typer.Argument(help="A bundled recipe, a YAML file, or a run's folder.")

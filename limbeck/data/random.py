@@ -30,13 +30,17 @@ def key(seed: int, ids: Tensor, views: Tensor | int) -> Tensor:
     return _mix(mixed + (_signed(step) if isinstance(step, int) else step))
 
 
-def uniform(keys: Tensor, stream: int) -> Tensor:
+def uniform(keys: Tensor, stream: Tensor | int) -> Tensor:
     """Return one number in [0, 1) per key, (B,) float64, exact to 53 bits; streams are independent.
+
+    A tensor of streams gives a number for each pair of a key and a stream, as they broadcast.
 
     >>> float(uniform(key(0, torch.tensor([7]), 0), stream=0))
     0.609394524568175
     """
-    return _shift(_mix(keys + _signed(_GOLDEN * (stream + 1))), 11).double() * 2.0**-53
+    step = (stream + 1) * _GOLDEN
+    mixed = _mix(keys + (_signed(step) if isinstance(step, int) else step))
+    return _shift(mixed, 11).double() * 2.0**-53
 
 
 def permutation(count: int, seed: int, epoch: int) -> Tensor:

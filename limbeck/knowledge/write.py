@@ -1,34 +1,38 @@
 """Writing a knowledge store: resumable shard by shard, by one process or by many.
 
-Letters: N samples, V views.
+Beside each finished shard stands a note with its size and checksum. The notes become part of the
+index, which is written last and replaced whole when a store is appended to.
+
+Letters: N samples, V views, B samples of a batch, T tokens.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from limbeck.data.augment import Augmentation
 from limbeck.data.loader import Loader
-from limbeck.data.random import key
-from limbeck.data.samples import Batch, as_samples
-from limbeck.errors import InputError
-from limbeck.files import atomically, file_digest, read_json, write_json
+from limbeck.data.samples import Batch, Samples, as_samples
+from limbeck.errors import InputError, unknown
 from limbeck.knowledge import codec as codecs
+from limbeck.knowledge.folders import Folder, folder_at, stated, write_json
+from limbeck.knowledge.goal import Goal, begun, tidy
+from limbeck.knowledge.index import FORMAT, INDEX, WRITING, index_digest, shard_name, shards_of
+from limbeck.knowledge.provenance import augmentation, fingerprints
 from limbeck.knowledge.record import Knowledge
-from limbeck.knowledge.store import FORMAT, Store, shard_name
+from limbeck.knowledge.rows import Mask, Rows, exactly, learned, mask_name
+from limbeck.knowledge.shards import OFFSETS
+from limbeck.knowledge.store import Store
 
 __all__ = ["Source", "write"]
-
-_SEED = 0  # of what a codec draws
-_SHARDS = "[0-9]*-[0-9]*.safetensors"
 
 
 class Source(Protocol):
@@ -47,176 +51,174 @@ def write(
     samples: Any,
     *,
     taps: Sequence[str] = ("logits",),
-    codec: str = "half",
+    codec: str | Mapping[str, str] = "half",
+    mask: Mask | None = None,
     views: int = 1,
     augment: Augmentation | None = None,
+    append: bool = False,
     batch_size: int = 256,
     rows_per_shard: int = 16384,
     progress: Callable[[int, int], None] = lambda done, total: None,
     rank: int = 0,
     world: int = 1,
     barrier: Callable[[], None] = lambda: None,
+    cache: str | Path | None = None,
 ) -> Store:
     """Write what a teacher knows about a set of samples, and return the open store.
 
     Interrupted, it goes on at the next call with the first shard that is not there yet, if teacher,
     data, augmentation and options are the same; a finished store of the same kind is returned as it
-    is. A shard is the same bytes whether or not the writing was interrupted.
+    is. A shard is the same bytes whether or not the writing was interrupted, and whichever process
+    writes it.
 
     Args:
-        path: the store's folder; made if it does not exist.
+        path: the store's folder, made if it does not exist; or a URL that fsspec knows, to which
+            each shard is sent as it is finished.
         teacher: anything with ``knowledge(batch, taps)`` and ``fingerprint()``.
         samples: tensors (inputs, labels), a data set, or a set made by :mod:`limbeck.data`.
         taps: which places of the teacher to keep.
-        codec: ``half`` (float16) or ``full`` (float32).
+        codec: for all taps, or by tap (others get ``half``); see :mod:`limbeck.knowledge.codec`.
+        mask: of texts padded to one length: which field of a batch (or of its inputs), or a
+            function of the batch, is true (B, T) where a token counts. Of what the teacher says
+            about each token, (B, T, ...), only those tokens are kept.
         views: V, how many augmented views of each sample; 1 without augmentation.
         augment: what a view shows; it must be the one that the student's loader uses.
+        append: add to the finished store in ``path`` the samples that it lacks, and the views; what
+            it holds stays as it is. Give all samples, or the new ones alone; for more views, all.
         batch_size: samples that the teacher sees at once.
         rows_per_shard: samples in a file, rounded up to whole batches.
         progress: called with the samples done and to be done, all views counted.
         rank: this process, from 0 to ``world`` − 1; each writes its own shards.
         world: the number of processes.
         barrier: waits for all processes.
+        cache: see :meth:`Store.open`.
 
     Raises:
         InputError: the folder holds a store made from something else, or shards without an index;
-            two samples have the same id.
+            two samples have the same id; the teacher's answers cannot be kept in that way.
     """
-    path = Path(path)
-    data = as_samples(samples)
-    order = data.ids.argsort()
-    data, ids = data.subset(order), data.ids[order]
-    twice = ids[1:][ids[1:] == ids[:-1]]
-    if len(twice):
-        raise InputError(f"two samples have the id {int(twice[0])}", expected="an id for each")
-    size = math.ceil(rows_per_shard / batch_size) * batch_size
+    folder, data = folder_at(path, cache), _sorted(as_samples(samples))
     header = {
         "format": FORMAT,
-        "samples": len(data),
         "views": views,
-        "rows_per_shard": size,
         "batch_size": batch_size,
-        "codec": codec,
-        "taps": list(taps),
+        "rows_per_shard": math.ceil(rows_per_shard / batch_size) * batch_size,
+        "fields": {tap: {"codec": name} for tap, name in _codecs(codec, taps).items()},
+        "mask": mask_name(mask),
         "fingerprints": {
-            "teacher": teacher.fingerprint(),
-            "data": data.fingerprint(),
-            "augmentation": augment.fingerprint() if augment else "none",
+            **fingerprints(teacher),
+            "augmentation": augmentation(data, augment),
         },
     }
+    ahead: list[Knowledge] = []
     if rank == 0:
-        _begin(path, header, ids)
+        goal = begun(folder, header, data, append=append)
+        if goal is not None and not goal.header.get("learned"):
+            loader = Loader(data, batch_size, augment=augment, views=views)
+            ahead = learned(folder, goal, teacher, loader, mask)
     barrier()
-    if not (path / "index.json").is_file():
-        loader = Loader(data, batch_size, augment=augment, views=views)
-        writing = _Writing(path, teacher, loader, tuple(taps), codec, size)
-        for shard in range(rank, views * writing.shards, world):
-            view, number = divmod(shard, writing.shards)
-            writing.shard(view, number)
-            done = view * len(data) + min((number + 1) * size, len(data))
-            progress(done, views * len(data))
+    there = folder.names()
+    if WRITING in there and (append or INDEX not in there):
+        goal = Goal.read(folder)
+        rows = Rows(folder, goal, teacher, mask)
+        writers = {
+            number: _Writing(
+                folder, number, rows, Loader(part, batch_size, augment=augment, views=views)
+            )
+            for number, part in goal.data(data)
+        }
+        if ahead:
+            writers[0].ahead = ahead
+        done, total = 0, sum(count for *_, count in goal.shards())
+        for turn, (segment, view, number, count) in enumerate(goal.shards()):
+            done += count
+            if turn % world == rank:
+                writers[segment].shard(view, number)
+                progress(done, total)
         barrier()
         if rank == 0:
-            writing.finish(header)
+            _finish(folder, goal)
         barrier()
-    return Store.open(path)
-
-
-def _begin(path: Path, header: dict[str, Any], ids: Tensor) -> None:
-    """Make the folder, or check that what stands in it is the same store."""
-    path.mkdir(parents=True, exist_ok=True)
-    for name in ("index.json", "writing.json"):
-        if (path / name).is_file():
-            _same(path, read_json(path / name), header)
-            return
-    stray = sorted(path.glob(_SHARDS))
-    if stray:
-        raise InputError(
-            f"{path} holds {stray[0].name}, but nothing that says what it is of",
-            expected="an empty folder, or the same store to go on with",
-            consequence="Old and new knowledge would be mixed.",
-            remedy="Delete the folder, or give another one.",
-        )
-    with atomically(path / "ids.safetensors") as draft:
-        save_file({"ids": ids.contiguous()}, draft)
-    write_json(path / "writing.json", header)
-
-
-def _same(path: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
-    """Refuse to go on with a store that was made from something else."""
-    flat = {**header, **header["fingerprints"]}
-    there = {**found, **found.get("fingerprints", {})}
-    different = [key for key in flat if key != "fingerprints" and there.get(key) != flat[key]]
-    if different:
-        subject = different[0]
-        raise InputError(
-            f"{path} holds a store with another {subject} ({there.get(subject)}, now "
-            f"{flat[subject]})",
-            expected="an empty folder, or the same store to go on with",
-            consequence="Old and new knowledge would be mixed.",
-            remedy="Delete the folder, or give another one.",
-        )
+    return Store.open(path, cache=cache)
 
 
 class _Writing:
-    """One store while it is written."""
+    """The shards of one segment, while they are written."""
 
-    def __init__(
-        self,
-        path: Path,
-        teacher: Source,
-        loader: Loader,
-        taps: tuple[str, ...],
-        codec: str,
-        size: int,
-    ) -> None:
-        self.path, self.teacher, self.loader = path, teacher, loader
-        self.taps, self.codec, self.size = taps, codecs.get(codec), size
-        self.shards = math.ceil(len(loader.samples) / size)
+    def __init__(self, folder: Folder, segment: int, rows: Rows, loader: Loader) -> None:
+        self.folder, self.segment, self.rows, self.loader = folder, segment, rows, loader
+        self.there = folder.names()
+        self.ahead: list[Knowledge] = []  # what the teacher has said of the first batches
 
     def shard(self, view: int, number: int) -> None:
-        """Write one shard, unless it is there."""
-        file = self.path / shard_name(view, number)
-        if file.is_file():
+        """Write one shard and the note on it, unless they are there."""
+        name = shard_name(self.segment, view, number)
+        if {name, _note(name)} <= self.there:
             return
-        per_shard = self.size // self.loader.batch_size
+        per_shard = self.rows.size // self.loader.batch_size
         parts: dict[str, list[Tensor]] = {}
-        for batch in _some(self.loader.epoch(view, start=number * per_shard), per_shard):
-            known = self.teacher.knowledge(batch, self.taps)
-            keys = key(_SEED, batch["id"], batch["view"])
-            for tap in self.taps:
-                for part, rows in self.codec.encode(known[tap].cpu(), keys).items():
-                    parts.setdefault(f"{tap}{part}", []).append(rows)
-        with atomically(file) as draft:
-            save_file({name: torch.cat(rows) for name, rows in parts.items()}, draft)
+        for turn, batch in enumerate(self._batches(view, number * per_shard, per_shard)):
+            first = view == 0 and number == 0 and turn < len(self.ahead)
+            known = self.ahead[turn] if first else self.rows.ask(batch)
+            for part, rows in self.rows.encode(batch, known).items():
+                parts.setdefault(part, []).append(rows)
+        counts = parts.pop(OFFSETS, None)
+        self.ahead = []
+        with exactly():
+            whole = {part: torch.cat(rows) for part, rows in parts.items()}
+            if counts is not None:
+                whole[OFFSETS] = _offsets(torch.cat(counts))
+        with self.folder.writing(name) as draft:
+            save_file(whole, draft)
+            told = stated(draft)
+        write_json(self.folder, _note(name), told)
 
-    def finish(self, header: dict[str, Any]) -> None:
-        """Write the index, which makes the store whole."""
-        for draft in self.path.glob(".*.draft"):  # of writers that were killed
-            draft.unlink()
-        files = sorted(self.path.glob(_SHARDS))
-        with safe_open(files[0], framework="pt") as first:
-            shapes = {name: first.get_slice(name).get_shape()[1:] for name in first.keys()}  # noqa: SIM118
-        fields = {
-            tap: {
-                "codec": self.codec.name,
-                "shape": shapes[tap],
-                "parts": {part: shapes[f"{tap}{part}"] for part in self.codec.parts},
-            }
-            for tap in self.taps
-        }
-        stated = {
-            "ids": _stated(self.path / "ids.safetensors"),
-            "shards": {file.name: _stated(file) for file in files},
-        }
-        write_json(self.path / "index.json", header | {"fields": fields} | stated)
-        (self.path / "writing.json").unlink(missing_ok=True)
+    def _batches(self, view: int, start: int, count: int) -> Iterator[Batch]:
+        batches = self.loader.epoch(view, start=start)
+        return (batch for _, batch in zip(range(count), batches, strict=False))
 
 
-def _stated(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+def _finish(folder: Folder, goal: Goal) -> None:
+    """Write the index, which makes the store whole."""
+    names = [shard_name(*place) for *place, _ in goal.shards()]
+    notes = [_note(name) for name in names]
+    told = dict(zip(names, map(json.loads, folder.texts(notes)), strict=True))
+    kept = {key: value for key, value in goal.header.items() if key != "learned"}
+    order = [shard_name(*place) for *place, _ in shards_of(kept)]
+    files = {**kept["files"], **told}
+    first = {name: files[name] for name in files if name not in set(order)}
+    data = [segment["data"] for segment in kept["segments"]]
+    kept["fingerprints"]["data"] = data[0] if len(data) == 1 else index_digest({"data": data})
+    index = kept | {"files": first | {name: files[name] for name in order}}
+    write_json(folder, INDEX, index | {"digest": index_digest(index)})
+    tidy(folder)
 
 
-def _some(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch
+def _note(name: str) -> str:
+    return name.removesuffix(".safetensors") + ".json"
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """Return where each jagged row begins, and the last one ends."""
+    total = torch.cat((counts.new_zeros(1), counts)).cumsum(0)
+    return total.to(torch.int32 if int(total[-1]) < 2**31 else torch.int64)
+
+
+def _sorted(data: Samples) -> Samples:
+    """Return the samples in the order of their ids."""
+    order = data.ids.argsort()
+    ids = data.ids[order]
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    if len(twice):
+        raise InputError(f"two samples have the id {int(twice[0])}", expected="an id for each")
+    return data.subset(order)
+
+
+def _codecs(codec: str | Mapping[str, str], taps: Sequence[str]) -> dict[str, str]:
+    """Return the name of each tap's codec."""
+    if isinstance(codec, str):
+        return dict.fromkeys(taps, codecs.get(codec).name)
+    for tap in codec:
+        if tap not in taps:
+            raise unknown("tap with a codec:", tap, taps)
+    return {tap: codecs.get(codec.get(tap, "half")).name for tap in taps}

@@ -6,7 +6,9 @@ Letters: B samples, T tokens, C classes (or channels), V vocabulary, D features,
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
+from limbeck.losses import sparse
+from limbeck.losses.sparse import Partial, SparseLogits
 
 __all__ = [
     "ROWWISE",
@@ -51,6 +55,16 @@ class Spec:
         slope: the gradient is the slope of the value; not so where a paper holds a factor that
             depends on the student constant.
         steady: the gradient's size does not depend on the temperature, if there is one.
+        partial: what it makes of a teacher's answer of which a part is kept
+            (:class:`limbeck.losses.SparseLogits`). ``merged``: it compares two distributions at its
+            temperature and nothing else, so that classes may change places and several count as
+            one; ``linear``: besides, it is T² times a term that is linear in the teacher's
+            probabilities, less T² times the teacher's entropy if it is ``zero_at_equal``, so that
+            classes drawn at random give the right value on average; ``top``: only the teacher's
+            most likely class counts; ``refused``: it needs all logits.
+        waits: why a step waits for the device, as choosing rows by mask does; empty: it does not.
+        uncompiled: why ``torch.compile`` cannot make one graph of it; empty: it can.
+        unmapped: why ``torch.func`` cannot differentiate it or map it over samples; empty: it can.
     """
 
     family: str
@@ -60,6 +74,10 @@ class Spec:
     per_sample: bool = True
     slope: bool = True
     steady: bool = True
+    waits: str = ""
+    uncompiled: str = ""
+    unmapped: str = ""
+    partial: Partial = "refused"
 
 
 @dataclass(frozen=True)
@@ -83,12 +101,17 @@ _SPECS: dict[Any, Spec] = {}
 _UNDECLARED = Spec("user", "", "none", zero_at_equal=False, per_sample=False)
 
 
-def declare(spec: Spec) -> Callable[[LossFunction], LossFunction]:
+def declare(spec: Spec, *, passes: bool = False) -> Callable[[LossFunction], LossFunction]:
     """Attach a :class:`Spec` to a loss function, or to a loss module's class.
 
     It also gets what every loss needs and none should have to repeat: half-precision inputs arrive
     as float32, autocast is off inside, and the teacher's gradient is cut. A loss of several tensors
-    gets a tuple of them for each side.
+    gets a tuple of them for each side. Of a teacher's answer of which a part is kept, it gets what
+    ``spec.partial`` allows, as logits of fewer classes on both sides.
+
+    Args:
+        spec: what the loss says of itself.
+        passes: it hands its tensors on to a declared loss, which then sees to such an answer.
 
     >>> @declare(Spec("response", "an example, 2026", "classes"))
     ... def my_loss(student, teacher):
@@ -98,14 +121,15 @@ def declare(spec: Spec) -> Callable[[LossFunction], LossFunction]:
     """
 
     def attach(loss: LossFunction) -> LossFunction:
+        given = _Given(spec, loss, passes)
         if isinstance(loss, type):
             module: Any = loss
             forward = module.forward
 
             @functools.wraps(forward)
             def exact_forward(self: Any, student: Any, teacher: Any, **options: Any) -> Any:
-                with torch.autocast(_first(student).device.type, enabled=False):
-                    return forward(self, _wide(student), _cut(teacher), **options)
+                with _exactly(student):
+                    return given.to(functools.partial(forward, self), student, teacher, options)
 
             module.forward = exact_forward
             _SPECS[loss] = spec
@@ -113,8 +137,8 @@ def declare(spec: Spec) -> Callable[[LossFunction], LossFunction]:
 
         @functools.wraps(loss)
         def exact(student: Any, teacher: Any, **options: Any) -> Any:
-            with torch.autocast(_first(student).device.type, enabled=False):
-                return loss(_wide(student), _cut(teacher), **options)
+            with _exactly(student):
+                return given.to(loss, student, teacher, options)
 
         _SPECS[exact] = spec
         return cast(LossFunction, exact)
@@ -174,6 +198,54 @@ def _unmasked(mask: Tensor, values: Tensor) -> InputError:
     )
 
 
+class _Given:
+    """The form in which a declared loss gets its two sides."""
+
+    def __init__(self, spec: Spec, loss: Any, passes: bool) -> None:
+        self.spec, self.passes = spec, passes
+        self.name = getattr(loss, "__name__", type(loss).__name__)
+        called = loss.forward if isinstance(loss, type) else loss  # type: ignore[attr-defined]
+        option = inspect.signature(called).parameters.get("temperature")
+        self.temperature = 1.0 if option is None else option.default
+
+    def to(
+        self, loss: Callable[..., Any], student: Any, teacher: Any, options: dict[str, Any]
+    ) -> Any:
+        """Return the value of the loss."""
+        several = teacher if isinstance(teacher, (tuple, list)) else (teacher,)
+        known = [answer for answer in several if isinstance(answer, SparseLogits)]
+        if self.passes or not known:
+            return loss(_wide(student), _cut(teacher), **options)
+        if teacher is not known[0]:
+            raise sparse.refusal(self.name, known[0])
+        return self._to_part(loss, _wide(student), known[0].detach(), options)
+
+    def _to_part(
+        self,
+        loss: Callable[..., Any],
+        student: Tensor,
+        teacher: SparseLogits,
+        options: dict[str, Any],
+    ) -> Any:
+        """Return the value for a teacher's answer of which a part is kept."""
+        mask, temperature = options.get("mask"), options.get("temperature", self.temperature)
+        pair = sparse.reduced(
+            student, teacher, self.spec.partial, mask, temperature=temperature, name=self.name
+        )
+        value = loss(*pair, **options)
+        if teacher.entropy is None or not self.spec.zero_at_equal:
+            return value
+        return value + reduce(sparse.surplus(teacher), mask, options.get("reduction", "mean"))
+
+
+def _exactly(student: Any) -> AbstractContextManager[Any]:
+    """Switch autocast off where it is on; ``meta``, which computes nothing, has none."""
+    device = _first(student).device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 def _first(tensors: Any) -> Tensor:
     """Return a tensor, or the first of several."""
     return tensors if isinstance(tensors, Tensor) else tensors[0]
@@ -181,6 +253,10 @@ def _first(tensors: Any) -> Tensor:
 
 def _wide(tensors: Any) -> Any:
     """Cast half precision to float32; leave float32 and float64 as they are."""
+    if isinstance(tensors, SparseLogits):
+        raise InputError(
+            f"the student's answer is {tensors}", expected="a tensor: only a teacher's is kept"
+        )
     if not isinstance(tensors, Tensor):
         return tuple(_wide(tensor) for tensor in tensors)
     return tensors.float() if tensors.dtype in (torch.bfloat16, torch.float16) else tensors
@@ -188,6 +264,8 @@ def _wide(tensors: Any) -> Any:
 
 def _cut(tensors: Any) -> Any:
     """Widen, and let no gradient through."""
+    if isinstance(tensors, SparseLogits):
+        return tensors.detach()
     if not isinstance(tensors, Tensor):
         return tuple(_cut(tensor) for tensor in tensors)
     return _wide(tensors.detach())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def weighted(loss: Loss, weight: float) -> Loss:
     def wrapped(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
         return weight * loss(student, teacher, **options)
 
-    return declare(spec_of(loss))(_presented_as(loss, wrapped))
+    return declare(spec_of(loss), passes=True)(_presented_as(loss, wrapped))
 
 
 def scheduled(loss: Loss, **schedules: Schedule) -> Loss:
@@ -67,7 +68,9 @@ def scheduled(loss: Loss, **schedules: Schedule) -> Loss:
             current["progress"] = progress
         return loss(student, teacher, **current, **options)
 
-    return declare(spec_of(loss))(_presented_as(loss, wrapped, "progress", without=schedules))
+    return declare(spec_of(loss), passes=True)(
+        _presented_as(loss, wrapped, "progress", without=schedules)
+    )
 
 
 def masked(loss: Loss) -> Loss:
@@ -94,7 +97,9 @@ def masked(loss: Loss) -> Loss:
         kept = {k: v[keep] for k, v in options.items() if _has_rows(k, v, mask.shape)}
         return loss(student[keep], teacher[keep], **options | kept)
 
-    return declare(spec_of(loss))(_presented_as(loss, wrapped, "mask"))
+    by_value = "it selects the rows that the mask keeps"
+    spec = replace(spec_of(loss), waits=by_value, uncompiled=by_value)
+    return declare(spec, passes=True)(_presented_as(loss, wrapped, "mask"))
 
 
 def chunked(loss: Loss, size: int) -> Loss:
@@ -134,7 +139,7 @@ def chunked(loss: Loss, size: int) -> Loss:
             total = total + checkpoint(summed, own, theirs, use_reentrant=False)
         return total / (lead.numel() if mask is None else _kept(mask, len(lead)))
 
-    return declare(spec_of(loss))(_presented_as(loss, wrapped))
+    return declare(spec_of(loss), passes=True)(_presented_as(loss, wrapped))
 
 
 def gathered(loss: Loss) -> Loss:
@@ -155,7 +160,7 @@ def gathered(loss: Loss) -> Loss:
         rows = {k: _gather(v) for k, v in options.items() if _has_rows(k, v, size)}
         return loss(tree_map(_gather, student), tree_map(_gather, teacher), **options | rows)
 
-    return declare(spec_of(loss))(_presented_as(loss, wrapped))
+    return declare(spec_of(loss), passes=True)(_presented_as(loss, wrapped))
 
 
 def _gather(rows: Tensor) -> Tensor:
