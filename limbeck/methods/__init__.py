@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from limbeck.errors import unknown
 from limbeck.methods.about import About
+from limbeck.methods.activation import ab, before_activation, ofd
 from limbeck.methods.adaptive import (
     afd,
     confidence_weighted,
@@ -29,15 +30,18 @@ from limbeck.methods.divergences import (
 from limbeck.methods.feature import at, fitnets, sp
 from limbeck.methods.guided import ft, mgd, pretrain_paraphraser, review, vid
 from limbeck.methods.heads import cat, ofa, simkd, srrl
-from limbeck.methods.logits import dist, dkd, lskd, mlkd, nkd, skd, ttm, wsld, wttm
-from limbeck.methods.maps import ab, before_activation, block_wise, cwd, freekd, fsp, nst, ofd
+from limbeck.methods.levels import mlkd
+from limbeck.methods.logits import dist, dkd, lskd, nkd, skd, ttm, wsld, wttm
+from limbeck.methods.maps import block_wise, cwd, freekd, fsp, nst
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, about, as_method, described, is_described
+from limbeck.methods.prompts import pretrain_prompt
 from limbeck.methods.ranking import listwise, margin_mse, rd, rrd
 from limbeck.methods.relations import cc, cka, ickd, pkt, rkd
 from limbeck.methods.response import hard_label, kd, logit_mse, none, probability_mse, soft_hard
 from limbeck.methods.sequences import ctc, policy, seqkd
 from limbeck.methods.teacher_free import label_refinement, tfkd, uskd
+from limbeck.methods.views import pretrain_view_head, rotations, sskd
 
 __all__ = [
     "About",
@@ -95,12 +99,15 @@ __all__ = [
     "pkt",
     "policy",
     "pretrain_paraphraser",
+    "pretrain_prompt",
+    "pretrain_view_head",
     "probability_mse",
     "prototype",
     "rd",
     "reverse_kl",
     "review",
     "rkd",
+    "rotations",
     "rrd",
     "sample_temperature",
     "segmentation",
@@ -113,6 +120,7 @@ __all__ = [
     "soft_hard",
     "sp",
     "srrl",
+    "sskd",
     "tfkd",
     "tinybert",
     "total_variation",

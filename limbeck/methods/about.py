@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
+
+from limbeck.methods.people import PEOPLE
 
 __all__ = ["About", "Cost", "Family"]
 
@@ -46,16 +49,23 @@ class About:
     def key(self) -> str:
         """The name under which BibTeX knows it: first author, year, first telling word."""
         words = [w for w in re.findall(r"[a-z0-9]+", self.title.lower()) if w not in _UNTOLD]
-        author = re.sub(r"[^a-z]", "", re.split(r"[, ]", self.authors.lower())[0])
+        first = unicodedata.normalize("NFKD", re.split(r"[, ]", self.authors.lower())[0])
+        author = re.sub(r"[^a-z]", "", first)
         return f"{author}{self.year}{words[0] if words else ''}"
+
+    @property
+    def people(self) -> str:
+        """The authors as BibTeX wants them: in full where they are known, else as cited."""
+        if self.key in PEOPLE:
+            return PEOPLE[self.key]
+        everyone = self.authors.removesuffix(" et al.").split(", ")
+        return " and ".join([*everyone, *(["others"] if "et al." in self.authors else [])])
 
     @property
     def bibtex(self) -> str:
         """An entry for a bibliography; empty if there is no paper."""
         if not self.source:
             return ""
-        everyone = self.authors.removesuffix(" et al.").split(", ")
-        authors = " and ".join([*everyone, *(["others"] if "et al." in self.authors else [])])
         where = (
             f"  journal = {{arXiv preprint {self.source}}},"
             if self.source.startswith("arXiv:")
@@ -65,7 +75,7 @@ class About:
             (
                 f"@misc{{{self.key}," if "howpublished" in where else f"@article{{{self.key},",
                 f"  title = {{{self.title}}},",
-                f"  author = {{{authors}}},",
+                f"  author = {{{self.people}}},",
                 where,
                 f"  year = {{{self.year}}},",
                 "}",

@@ -10,19 +10,16 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
-from limbeck.losses.adaptive import (
-    ConfidenceWeighted,
-    LearnedTemperature,
-    SampleTemperature,
-    UncertaintyWeighted,
-)
+from limbeck.losses.adaptive import ConfidenceWeighted, UncertaintyWeighted
 from limbeck.losses.selection import AttentionSelection, SemanticCalibration
 from limbeck.losses.spec import Setting, declare
+from limbeck.losses.temperatures import InstanceTemperature, LearnedTemperature, SampleTemperature
 from limbeck.methods.about import About
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
 from limbeck.methods.response import kd
 from limbeck.methods.shares import shared
+from limbeck.methods.stages import STAGES
 
 __all__ = [
     "afd",
@@ -32,8 +29,6 @@ __all__ = [
     "semckd",
     "uncertainty_weighted",
 ]
-
-_STAGES = ("stage[-3]", "stage[-2]", "stage[-1]")
 
 
 @described(
@@ -54,13 +49,15 @@ def ctkd(
     initial: float = 1.0,
     strength: float = 1.0,
     ramp: float = 10 / 240,
+    form: Literal["global", "instance"] = "global",
+    width: int | None = None,
 ) -> Method:
     r"""Match the teacher's softened answer, at a temperature that learns to make this hard.
 
     The loss is (1 − α)·label + α·T²·KL with T = T₀ + T₁·σ(θ); θ gets the reversed gradient, whose
     strength grows along a cosine during the first part of training. A step costs no more than with
-    :func:`kd`, and T need not be chosen. This is the paper's global temperature; the one for each
-    sample, which needs a network, is not here.
+    :func:`kd`, and T need not be chosen. With ``form="instance"`` θ is a number for each sample,
+    which a network of two layers makes of both answers.
 
     Args:
         alpha: the teacher's share, 0 to 1.
@@ -69,10 +66,13 @@ def ctkd(
         initial: θ at the start: with 1, T begins at 15.6.
         strength: of the reversed gradient at the end of the ramp.
         ramp: the fraction of training over which it grows; 0 for none.
+        form: one temperature for all samples, ``global``, or one for each, ``instance``.
+        width: of the hidden layer of the network for ``instance``; by default the classes. The
+            paper does not state it, and its code has only the ``global`` form.
 
     Raises:
-        InputError: α is no share, the temperature could be 0 or less, or the ramp is not between 0
-            and 1.
+        InputError: α is no share, the temperature could be 0 or less, the ramp is not between 0
+            and 1, or the form is unknown.
 
     Source: Li et al. 2023, arXiv:2211.16231; the defaults are those of the authors' code for
     CIFAR-100, zhengli97/CTKD: 10 of 240 epochs for the ramp.
@@ -92,7 +92,11 @@ def ctkd(
         "strength": strength,
         "ramp": ramp,
     }
-    return _between_logits(LearnedTemperature, alpha, **options)
+    if form == "global":
+        return _between_logits(LearnedTemperature, alpha, **options)
+    if form != "instance":
+        raise InputError(f"ctkd got the form {form!r}", expected="'global' or 'instance'")
+    return _between_logits(InstanceTemperature, alpha, width=width, **options)
 
 
 @described(
@@ -218,7 +222,7 @@ def uncertainty_weighted(method: Method | None = None) -> Method:
         raise InputError(
             f"uncertainty_weighted got the method {given.name}", expected="one with matches"
         )
-    return Method(tuple(_weighed(match) for match in given.matches), given.label_weight)
+    return replace(given, matches=tuple(_weighed(match) for match in given.matches))
 
 
 @described(
@@ -235,8 +239,8 @@ def uncertainty_weighted(method: Method | None = None) -> Method:
 def afd(
     weight: float = 200.0,
     width: int = 128,
-    student: Sequence[str] = _STAGES,
-    teacher: Sequence[str] = _STAGES,
+    student: Sequence[str] = STAGES,
+    teacher: Sequence[str] = STAGES,
 ) -> Method:
     r"""Match where the layers look, each of the teacher's shared out between the student's.
 
@@ -278,8 +282,8 @@ def semckd(
     batch_size: int,
     weight: float = 400.0,
     factor: int = 4,
-    student: Sequence[str] = _STAGES,
-    teacher: Sequence[str] = _STAGES,
+    student: Sequence[str] = STAGES,
+    teacher: Sequence[str] = STAGES,
 ) -> Method:
     r"""Match feature maps, each of the student's shared out between the teacher's, projected.
 
@@ -350,14 +354,24 @@ def _weighed(match: Match) -> Match:
             targets: Tensor | None = None,
             mask: Tensor | None = None,
             progress: float | None = None,
+            **fields: Any,
         ) -> Tensor:
             context = {"ids": ids, "targets": targets, "mask": mask, "progress": progress}
-            return match.compare(student, teacher, context, self.weighing)
+            return match.compare(student, teacher, context | fields, self.weighing)
 
     Weighed.__name__ = f"UncertaintyWeighted({match.name})"
     weight = match.weight if callable(match.weight) else 1.0
-    taps, name = (match.student, match.teacher), match.name
-    return Match(*taps, Weighed, weight=weight, adapter=match.adapter, name=name)
+    return Match(
+        match.student,
+        match.teacher,
+        Weighed,
+        weight=weight,
+        adapter=match.adapter,
+        name=match.name,
+        fields=match.fields,
+        taps=match.taps,
+        views=match.views,
+    )
 
 
 def _warm(temperature: float) -> None:

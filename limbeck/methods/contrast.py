@@ -15,11 +15,22 @@ from torch import Tensor
 from limbeck.errors import InputError
 from limbeck.losses.contrast import Contrastive, affinity_mimic
 from limbeck.losses.prototypes import Prototypes
+from limbeck.losses.towers import TowerFeatures
 from limbeck.methods.about import About
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
 
 __all__ = ["affinity", "crd", "prototype"]
+
+_CLIP_KD = About(
+    "CLIP-KD: An Empirical Study of CLIP Model Distillation",
+    "Yang et al.",
+    2024,
+    "arXiv:2307.12732",
+    "contrast",
+    "features",
+    "modules",
+)
 
 
 @described(
@@ -160,12 +171,18 @@ def affinity(
     form: Literal["cross_entropy", "kl"] = "cross_entropy",
     student: str | Sequence[str] = "penultimate",
     teacher: str | Sequence[str] = "penultimate",
+    feature: float = 0.0,
+    interactive: float = 0.0,
 ) -> Method:
     r"""Match how strongly each sample is drawn to the others of the batch: softmax of cosines.
 
     With two taps on each side, images and texts for example, these are the affinities between the
     two towers, in both directions. With one tap, they are those between the features of the
     batch. The widths of student and teacher may differ, and nothing is added to the student.
+
+    CLIP-KD adds two parts between towers, see :class:`limbeck.losses.TowerFeatures`: the distance
+    of the features, and the contrast of each of the student's towers with the teacher's other one.
+    Its authors' weights are ``affinity(form="kl", feature=2000, interactive=1, ...)``.
 
     Args:
         weight: of the loss.
@@ -176,12 +193,15 @@ def affinity(
             gradient, and 0 at equality.
         student: the student's tap, or two.
         teacher: the teacher's tap, or two.
+        feature: weight of the distance of features, a mean over them; two taps are needed.
+        interactive: weight of the contrast between towers; two taps are needed.
 
     Raises:
-        InputError: the numbers of taps differ, or are not one or two; the scale is not positive.
+        InputError: the numbers of taps differ, or are not one or two, or are one where CLIP-KD's
+            parts are wanted; the scale is not positive; a weight is negative.
 
     Source: Wu et al. 2023, arXiv:2309.12314. The weight 1 is that of the same loss in the scripts
-    of Yang et al. 2024 (CLIP-KD), arXiv:2307.12732, where it stands beside others.
+    of Yang et al. 2024 (CLIP-KD), arXiv:2307.12732; code: winycg/CLIP-KD.
 
     >>> affinity().matches[0].student, affinity().matches[0].options["student_scale"]
     (('penultimate', 'penultimate'), 10.0)
@@ -198,10 +218,21 @@ def affinity(
         scale = 10.0 if len(own) == 1 else 100.0
     if scale <= 0:
         raise InputError(f"affinity got a scale of {scale}", expected="a number above 0")
+    if feature or interactive:
+        if len(own) == 1:
+            raise InputError(
+                f"affinity got one tap, {own[0]!r}, for parts between two towers",
+                expected="two taps on each side, images and texts",
+            )
+        parts: dict[str, Any] = {"feature": feature, "interactive": interactive}
+        more: tuple[Match, ...] = (Match(own, theirs, TowerFeatures, **parts),)
+    else:
+        more = ()
     if len(own) == 1:
         own, theirs = own * 2, theirs * 2
     scales: dict[str, Any] = {"student_scale": scale, "teacher_scale": scale}
-    return Method((Match(own, theirs, affinity_mimic, weight=weight, form=form, **scales),))
+    match = Match(own, theirs, affinity_mimic, weight=weight, form=form, **scales)
+    return Method((match, *more), sources=(_CLIP_KD,) if more else ())
 
 
 def _towers(taps: str | Sequence[str]) -> tuple[str, ...]:

@@ -224,7 +224,11 @@ def binary(weight: float = 1.0, temperature: float = 1.0, lam: float = 1.0) -> M
     )
 )
 def uld(
-    weight: float = 1.5, lam: float = 1.0, student: str = "logits", teacher: str = "logits"
+    weight: float = 1.5,
+    lam: float = 1.0,
+    student: str = "logits",
+    teacher: str = "logits",
+    teacher_mask: str | None = None,
 ) -> Method:
     r"""Match sorted probabilities: how sure the teacher is, for models with other vocabularies.
 
@@ -238,6 +242,9 @@ def uld(
         student: the student's tap.
         teacher: the teacher's tap. A task that checks the number of classes refuses a teacher whose
             ``logits`` have another; name its last layer instead.
+        teacher_mask: the batch's field that says which of the teacher's tokens count, (B, T'). The
+            n-th that counts in the student is then compared with the n-th that counts in the
+            teacher; without it tokens are compared place by place.
 
     Raises:
         InputError: λ is negative.
@@ -248,5 +255,7 @@ def uld(
     >>> uld(teacher="lm_head").matches
     (Match('logits', 'lm_head', universal_logit, weight=1.5),)
     """
-    match = Match(student, teacher, divergences.universal_logit, weight=weight)
+    fields = {} if teacher_mask is None else {"teacher_mask": teacher_mask}
+    loss = divergences.universal_logit
+    match = Match(student, teacher, loss, weight=weight, fields=fields)
     return Method((match,), label_weight(lam))

@@ -51,7 +51,8 @@ def fitnets(
 
 @described(
     About(
-        "Paying More Attention to Attention",
+        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural "
+        "Networks via Attention Transfer",
         "Zagoruyko, Komodakis",
         2017,
         "arXiv:1612.03928",

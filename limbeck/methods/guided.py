@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from limbeck.data.augment import Augmentation
 from limbeck.data.loader import Loader
@@ -21,9 +20,10 @@ from limbeck.losses import schedules
 from limbeck.losses.predict import MaskedGenerative, Review, Variational
 from limbeck.losses.transfer import FactorTransfer, Paraphraser, reconstruction_loss
 from limbeck.methods.about import About
-from limbeck.methods.maps import STAGES, paired
+from limbeck.methods.beforehand import placed
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
+from limbeck.methods.stages import STAGES, paired
 from limbeck.teachers.knowing import Knowing
 from limbeck.teachers.module import Teacher
 
@@ -278,9 +278,7 @@ def pretrain_paraphraser(
 
 def _map(teacher: Knowing, batch: Batch, tap: str, device: torch.device | str | None) -> Tensor:
     """Return the tapped map of a batch, in float32."""
-    if device is not None:
-        batch = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
-    maps = teacher.knowledge(batch, (tap,))[tap]
+    maps: Tensor = teacher.knowledge(placed(batch, device), (tap,))[tap]
     if maps.ndim != 4:
         raise InputError(f"the tap {tap!r} gives {tuple(maps.shape)}", expected="maps (B, C, H, W)")
     return maps.float()

@@ -91,8 +91,10 @@ def simkd(weight: float = 1.0, student: str = "stage[-1]", teacher: str = "stage
     r"""Match the teacher's last maps alone, for a student that answers through its classifier.
 
     weight·mean squared error, and no label. The student is one that
-    :func:`limbeck.students.reuse_classifier` has returned: its last stage ends in the projector. It
-    comes close to the teacher where it can match its maps; what ships is larger by the projector.
+    :func:`limbeck.students.reuse_classifier` has returned, or in a recipe one with
+    ``reuse_classifier: true``: its last stage ends in the projector. It comes close to the teacher
+    where it can match its maps. As in the paper, the projector and the teacher's classifier are
+    parts of what ships, which is larger by them.
 
     Args:
         weight: of the mean squared error, 1 as in the authors' code; without a label it only scales

@@ -6,7 +6,6 @@ out between the two. All work with classes (B, C) and with tokens (B, T, C), and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from limbeck.losses import decoupled, schedules, standardized, wrap
@@ -19,7 +18,6 @@ __all__ = [
     "dist",
     "dkd",
     "lskd",
-    "mlkd",
     "nkd",
     "skd",
     "ttm",
@@ -226,48 +224,6 @@ def lskd(weight: float = 9.0, temperature: float = 2.0, lam: float = 0.1) -> Met
     """
     loss = standardized.logit_standardized_kl
     match = Match("logits", "logits", loss, weight=weight, temperature=temperature)
-    return Method((match,), label_weight(lam))
-
-
-@described(
-    About(
-        "Multi-Level Logit Distillation",
-        "Jin, Wang, Lin",
-        2023,
-        "CVPR",
-        "response",
-        "logits",
-        "small",
-    )
-)
-def mlkd(
-    weight: float = 0.9,
-    temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
-    lam: float = 0.1,
-) -> Method:
-    r"""Match answers, similarities of samples and similarities of classes at five temperatures.
-
-    The loss is weight·Σ over T of (T²·KL + samples + classes) + λ·label, with the authors' weights.
-    They also show both models a second, strongly augmented view, leave out the samples and classes
-    of which the teacher is surest, and train twice as long (480 epochs): this is the loss on one
-    view of all samples. Memory grows with the square of the batch.
-
-    Args:
-        weight: of the sum.
-        temperatures: at which the three are compared; they are added up.
-        lam: λ, the label's weight.
-
-    Raises:
-        InputError: λ is negative.
-
-    Source: Jin, Wang, Lin 2023, "Multi-Level Logit Distillation", CVPR; code:
-    Jin-Ying/Multi-Level-Logit-Distillation.
-
-    >>> mlkd(temperatures=(1.0, 4.0)).matches
-    (Match('logits', 'logits', multi_level_logit, weight=0.9, temperatures=(1.0, 4.0)),)
-    """
-    loss = wrap.gathered(standardized.multi_level_logit)
-    match = Match("logits", "logits", loss, weight=weight, temperatures=tuple(temperatures))
     return Method((match,), label_weight(lam))
 
 

@@ -35,6 +35,13 @@ class Match:
         weight: the factor of the loss in the sum, or a schedule.
         adapter: how shapes are brought together (see :func:`limbeck.students.adapters.align`).
         name: of the term in logs and reports; by default the loss's name and the tap.
+        fields: options of the loss that come from the batch, and the batch's field for each:
+            ``{"sampled": "negatives"}``. They may stand in for the four above:
+            ``{"targets": "boxes"}``.
+        taps: options of the loss that come from further taps of the student:
+            ``{"sampled": "output[sampled]"}``.
+        views: whether the loss gets all views that the method shows of each sample, as rows (B·V,
+            ...), and not the plain one alone; see :class:`limbeck.methods.Method`.
         options: further arguments of the loss.
 
     Raises:
@@ -54,22 +61,23 @@ class Match:
         weight: float | Schedule = 1.0,
         adapter: str | nn.Module | None = "auto",
         name: str = "",
+        fields: Mapping[str, str] | None = None,
+        taps: Mapping[str, str] | None = None,
+        views: bool = False,
         **options: Any,
     ) -> None:
         calling, building = _parameters(loss)
         parameters = calling | building
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        for option in options:
-            if option not in parameters and not open_ended:
-                known = [key for key in parameters if key not in ("student", "teacher")]
-                raise unknown(f"option of the loss {_name(loss)}:", option, known)
+        self.fields, self.taps, self.views = dict(fields or {}), dict(taps or {}), views
+        _refuse_unknown(loss, options, parameters)
+        _refuse_unknown(loss, {**self.fields, **self.taps}, calling)
+        _refuse_twice(loss, options, self.fields, self.taps)
         required = [
             key
             for key, parameter in list(parameters.items())[2:]
             if parameter.default is parameter.empty
             and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-            and key not in options
-            and key not in _CONTEXT
+            and key not in (*options, *self.fields, *self.taps, *_CONTEXT)
         ]
         if required:
             raise InputError(f"the loss {_name(loss)} needs {', '.join(required)}")
@@ -78,7 +86,8 @@ class Match:
         self.loss, self.weight, self.adapter, self.options = loss, weight, adapter, options
         place = "" if student == "logits" else " ".join(["", *self.students])
         self.name = name or f"{_name(loss)}{place}"
-        self.context = tuple(k for k in _CONTEXT if k in calling and k not in options)
+        stated = (*options, *self.fields, *self.taps)
+        self.context = tuple(k for k in _CONTEXT if k in calling and k not in stated)
         self._needed = [
             key
             for key in ("ids", "targets")
@@ -111,6 +120,23 @@ class Match:
         build: Callable[..., nn.Module] = self.loss.build  # type: ignore[attr-defined]
         return build(student, teacher, setting, **self._building)
 
+    def read(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the loss that come from the batch.
+
+        Raises:
+            InputError: the batch lacks a field.
+        """
+        for option, field in self.fields.items():
+            if field not in batch:
+                known = ", ".join(map(str, batch))
+                raise InputError(
+                    f"the batch has no field {field!r}, which match {self.name!r} reads for the "
+                    f"option {option!r} of {_name(self.loss)}",
+                    expected=f"one of its fields: {known}",
+                    remedy="Let the data yield mappings with that field, or name another.",
+                )
+        return {option: batch[field] for option, field in self.fields.items()}
+
     def compare(
         self,
         student: Any,
@@ -118,8 +144,13 @@ class Match:
         context: Mapping[str, Any],
         made: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """Return the value, unweighted, of the loss (as :meth:`made`) for comparable tensors."""
-        given = {key: context[key] for key in self.context if context.get(key) is not None}
+        """Return the value, unweighted, of the loss (as :meth:`made`) for comparable tensors.
+
+        The context holds what :meth:`read` found, the further taps by the options that they are,
+        and the four of every batch.
+        """
+        wanted = (*self.context, *self.fields, *self.taps)
+        given = {key: context[key] for key in wanted if context.get(key) is not None}
         missing = [key for key in self._needed if key not in given]
         if missing:
             raise InputError(
@@ -131,7 +162,9 @@ class Match:
     def __repr__(self) -> str:
         weight = self.weight if isinstance(self.weight, (int, float)) else "schedule"
         adapter = [] if self.adapter == "auto" else [f"adapter={self.adapter!r}"]
-        more = [f"weight={weight}", *adapter, *(f"{k}={v!r}" for k, v in self.options.items())]
+        rest = {"fields": self.fields, "taps": self.taps, "views": self.views}
+        stated = {k: v for k, v in rest.items() if v} | self.options
+        more = [f"weight={weight}", *adapter, *(f"{k}={v!r}" for k, v in stated.items())]
         return f"Match({self.student!r}, {self.teacher!r}, {_name(self.loss)}, {', '.join(more)})"
 
 
@@ -148,6 +181,29 @@ def _parameters(loss: Callable[..., Any]) -> tuple[dict[str, Parameter], dict[st
     calling = list(inspect.signature(loss.forward).parameters.items())[1:]  # type: ignore[attr-defined]
     building = list(inspect.signature(loss.build).parameters.items())[3:]
     return dict(calling), dict(building)
+
+
+def _refuse_unknown(
+    loss: Callable[..., Any], options: Mapping[str, Any], parameters: Mapping[str, Parameter]
+) -> None:
+    """Refuse options that the loss does not take."""
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            known = [key for key in parameters if key not in ("student", "teacher")]
+            raise unknown(f"option of the loss {_name(loss)}:", option, known)
+
+
+def _refuse_twice(loss: Callable[..., Any], *origins: Mapping[str, Any]) -> None:
+    """Refuse an option that is to come from two places."""
+    names = [name for origin in origins for name in origin]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"the option {name!r} of the loss {_name(loss)} is to come from several places",
+                expected="a value, a field of the batch, or a tap of the student",
+            )
 
 
 def _taps(found: str | Sequence[str]) -> str | tuple[str, ...]:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import ParamSpec
 
+from torch import Tensor
+
+from limbeck.data.samples import Batch
 from limbeck.errors import InputError
 from limbeck.losses.schedules import Schedule
 from limbeck.methods.about import About
@@ -29,6 +32,9 @@ class Method:
             this one is added to, and alone means 1.
         name: for logs and reports.
         sources: what to cite.
+        views: ``None``, or how both models are shown several views of each sample: from a batch
+            with ``inputs`` (B, ...) to (B, V, ...), the plain view first. The label and most
+            matches see the plain view alone; those with ``views=True`` see all.
 
     >>> from limbeck import methods
     >>> (methods.kd(alpha=0.9) + methods.at()).name
@@ -39,6 +45,7 @@ class Method:
     label_weight: float | Schedule | None = None
     name: str = "own"
     sources: tuple[About, ...] = ()
+    views: Callable[[Batch], Tensor] | None = None
 
     def __add__(self, other: Method) -> Method:
         weights = [m.label_weight for m in (self, other) if m.label_weight is not None]
@@ -50,7 +57,13 @@ class Method:
             )
         weight = weights[0] if weights else None
         sources = tuple(dict.fromkeys(self.sources + other.sources))
-        return Method(self.matches + other.matches, weight, f"{self.name} + {other.name}", sources)
+        name, views = f"{self.name} + {other.name}", self.views or other.views
+        if other.views not in (None, views):
+            raise InputError(
+                f"{self.name} and {other.name} show different views of a sample",
+                expected="the same views, or one method that shows some",
+            )
+        return Method(self.matches + other.matches, weight, name, sources, views)
 
     def with_label_weight(self, weight: float | Schedule) -> Method:
         """Return the same method with another weight of the label loss."""

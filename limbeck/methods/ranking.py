@@ -35,6 +35,7 @@ def listwise(
     form: Literal["listnet", "listmle"] = "listnet",
     temperature: float = 1.0,
     lam: float = 0.0,
+    present: str | None = None,
 ) -> Method:
     r"""Match which item comes first, or the whole order, as one likelihood over the list.
 
@@ -47,6 +48,7 @@ def listwise(
         form: ``listnet``, or ``listmle`` (Xia et al. 2008).
         temperature: T: the lower, the more the top of the list counts.
         lam: λ, the label's weight.
+        present: the batch's field (B, N) that is false where a shorter list is filled up.
 
     Raises:
         InputError: λ is negative.
@@ -57,7 +59,8 @@ def listwise(
     (Match('logits', 'logits', listwise, weight=1.0, form='listnet', temperature=1.0),)
     """
     options: dict[str, Any] = {"form": form, "temperature": temperature}
-    match = Match("logits", "logits", losses.listwise, weight=weight, **options)
+    fields = {} if present is None else {"present": present}
+    match = Match("logits", "logits", losses.listwise, weight=weight, fields=fields, **options)
     return Method((match,), label_weight(lam))
 
 
@@ -112,12 +115,15 @@ def rd(
     mu: float = 0.1,
     warmup: float = 0.2,
     lam: float = 1.0,
+    sampled: str | None = None,
+    items: int | None = None,
 ) -> Method:
     r"""Match the teacher's first K items: they are further positives, the first most of all.
 
     The loss is weight·Σ w·(−log σ(score)) + λ·label. What the student already ranks as high as the
     teacher does is left alone, once a warm-up is over. The defaults are the authors', who warm up
-    for 10 of 50 epochs. The student's ranks are counted within the N items that are scored.
+    for 10 of 50 epochs. The student's ranks are counted within the N items that are scored, or, as
+    in the paper, estimated from others that are drawn from the whole catalogue.
 
     Args:
         weight: α of the paper.
@@ -126,9 +132,13 @@ def rd(
         mu: how soon a difference between ranks counts fully.
         warmup: the fraction of training in which only positions count, 0 to 1.
         lam: λ, the label's weight; the task's loss is the recommender's own.
+        sampled: the student's tap (B, S) with its scores of items drawn from the catalogue, such as
+            ``output[sampled]``.
+        items: the catalogue's size; it comes with ``sampled``.
 
     Raises:
-        InputError: λ is negative, or the warm-up is not between 0 and 1.
+        InputError: λ is negative, the warm-up is not between 0 and 1, or one of ``sampled`` and
+            ``items`` comes without the other.
 
     Source: Tang, Wang 2018, arXiv:1809.07428; code: graytowne/rank_distill.
 
@@ -137,12 +147,19 @@ def rd(
     """
     if not 0 <= warmup <= 1:
         raise InputError(f"rd's warmup is {warmup}", expected="a fraction, 0 to 1")
+    if (sampled is None) != (items is None):
+        raise InputError(
+            f"rd got sampled {sampled!r} and items {items!r}", expected="both, or neither"
+        )
 
     def weights(progress: float) -> Any:
         return "position" if progress < warmup else "hybrid"
 
     loss = wrap.scheduled(losses.ranking_distillation, weights=weights)
-    match = Match("logits", "logits", loss, weight=weight, k=k, sharpness=sharpness, mu=mu)
+    options: dict[str, Any] = {"k": k, "sharpness": sharpness, "mu": mu}
+    if sampled is not None:
+        options |= {"taps": {"sampled": sampled}, "items": items}
+    match = Match("logits", "logits", loss, weight=weight, **options)
     return Method((match,), label_weight(lam))
 
 

@@ -149,7 +149,7 @@ def pkt(
 
 @described(
     About(
-        "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation",
+        "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation",
         "Liu et al.",
         2021,
         "ICCV 2021",
@@ -196,6 +196,8 @@ def cka(
     form: Literal["biased", "unbiased"] = "biased",
     student: str = "penultimate",
     teacher: str = "penultimate",
+    kernel: Literal["linear", "rbf"] = "linear",
+    bandwidth: float = 0.5,
 ) -> Method:
     r"""Match the similarities between samples up to rotation and scale: 1 − CKA.
 
@@ -209,6 +211,8 @@ def cka(
         form: ``biased``, or ``unbiased``, which needs at least four samples.
         student: the student's tap.
         teacher: the teacher's tap.
+        kernel: ``linear``, or ``rbf``, for which near samples count most.
+        bandwidth: of ``rbf``, as a fraction of the median distance.
 
     Source: Kornblith et al. 2019, arXiv:1905.00414, for the measure.
 
@@ -216,4 +220,7 @@ def cka(
     (Match('penultimate', 'penultimate', kernel_alignment, weight=1.0, form='biased'),)
     """
     loss = gathered(relations.kernel_alignment)
-    return Method((Match(student, teacher, loss, weight=weight, form=form),))
+    options: dict[str, Any] = {"form": form}
+    if kernel != "linear":
+        options |= {"kernel": kernel, "bandwidth": bandwidth}
+    return Method((Match(student, teacher, loss, weight=weight, **options),))

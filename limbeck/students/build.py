@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from limbeck._version import __version__
+from limbeck.data import readers
 from limbeck.data.preprocess import Normalize
+from limbeck.data.readers import Reader
 from limbeck.errors import InputError
 from limbeck.files import atomically, read_json, write_json
 from limbeck.imports import attribute, call_theirs, is_path
+from limbeck.knowledge.keras import as_module
+from limbeck.knowledge.model import call, logits_of
 from limbeck.students import zoo
+from limbeck.students.reuse import Reuse
 from limbeck.students.shrink import shrink
 
 __all__ = ["Blueprint", "load", "load_weights", "read_weights", "save", "tensors"]
@@ -35,6 +41,7 @@ class Blueprint:
         args: its arguments.
         depth: fraction of the built model's layers to keep, 1 to keep it as it is.
         width: fraction of its channels to keep.
+        reuse: how it ends in its teacher's classifier; ``None`` if it has its own.
 
     >>> Blueprint("resnet56", {"classes": 10}, depth=0.5).model().config["args"]["depth"]
     32
@@ -44,13 +51,23 @@ class Blueprint:
     args: Mapping[str, Any]
     depth: float = 1.0
     width: float = 1.0
+    reuse: Reuse | None = None
 
     def model(self) -> nn.Module:
-        """Return a new, untrained model.
+        """Return a new, untrained model; a classifier that is reused is empty, for weights to fill.
 
         Raises:
             InputError: the name or an argument is wrong, or the function did not return a module.
         """
+        model = self.bare()
+        return model if self.reuse is None else self.reuse.applied(model)
+
+    def portable(self) -> dict[str, Any]:
+        """Return arguments that build it, untrained, where files it came from are not at hand."""
+        return dict(self.args) if is_path(self.build) else zoo.portable(self.build, self.args)
+
+    def bare(self) -> nn.Module:
+        """Return a new, untrained model with a classifier of its own."""
         if is_path(self.build):
             model = call_theirs(self.build, attribute(self.build), self.args)
         else:
@@ -59,6 +76,7 @@ class Blueprint:
             raise InputError(
                 f"{self.build} returned a {type(model).__name__}", expected="a torch.nn.Module"
             )
+        model = as_module(model)
         if (self.depth, self.width) != (1.0, 1.0):
             return shrink(model, depth=self.depth, width=self.width)
         return model
@@ -145,7 +163,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def save(folder: Path, model: nn.Module, blueprint: Blueprint, facts: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    model: nn.Module,
+    blueprint: Blueprint,
+    facts: Mapping[str, Any],
+    reader: Reader | None = None,
+) -> None:
     """Write a trained model with all that is needed to build it again.
 
     Args:
@@ -153,24 +177,29 @@ def save(folder: Path, model: nn.Module, blueprint: Blueprint, facts: Mapping[st
         model: the trained model.
         blueprint: how to build it.
         facts: further entries of ``student.json``: ``normalize``, ``labels``, ``input``, ...
+        reader: what makes its inputs of raw samples, if they were made when the data was loaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomically(folder / "model.safetensors") as draft:
         save_file(tensors(model), draft)
     plan = {
         "build": blueprint.build,
-        "args": dict(blueprint.args),
+        "args": blueprint.portable(),
         "depth": blueprint.depth,
         "width": blueprint.width,
     }
+    if blueprint.reuse is not None:
+        plan["reuse"] = blueprint.reuse.facts()
+    if reader is not None:
+        plan["reader"] = reader.save(folder)
     write_json(folder / "student.json", {"limbeck": __version__, **plan, **facts})
 
 
 def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     """Return a trained student from the folder that a run wrote, in eval mode.
 
-    Its preprocessing is part of it: it takes images (B, C, H, W) from 0 to 1 and returns logits
-    (B, C). ``student.model`` is the bare network.
+    Its preprocessing is part of it: it takes images (B, C, H, W) from 0 to 1, or a list of texts,
+    and returns logits (B, C). ``student.model`` is the bare network.
 
     Args:
         folder: a run's ``student/``.
@@ -187,7 +216,9 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     try:
         facts = read_json(folder / "student.json")
         plan = Blueprint(*(facts[key] for key in ("build", "args", "depth", "width")))
-    except (ValueError, KeyError, TypeError) as error:
+        if facts.get("reuse") is not None:
+            plan = replace(plan, reuse=Reuse.read(facts["reuse"]))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder / 'student.json'} is damaged: {type(error).__name__}: {error}"
         ) from error
@@ -199,9 +230,25 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
         )
     model = plan.model()
     load_weights(model, folder / "model.safetensors")
+    if facts.get("reader") is not None:
+        return _Raw(readers.load(folder, facts["reader"]), model).eval()
     normalize = facts.get("normalize")
     first = Normalize(normalize["mean"], normalize["std"]) if normalize else nn.Identity()
     return nn.Sequential(OrderedDict(preprocess=first, model=model)).eval()
+
+
+class _Raw(nn.Module):
+    """A student that is called with raw samples, as users have them, and returns logits (B, C)."""
+
+    def __init__(self, preprocess: Reader, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.model = model
+
+    def forward(self, raw: Any) -> Tensor:
+        device = next(self.model.parameters()).device
+        inputs = tree_map(lambda tensor: tensor.to(device), self.preprocess(raw))
+        return logits_of(call(self.model, inputs))
 
 
 def _shapes(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], key: str) -> str:

@@ -6,24 +6,122 @@ Letters: B samples, C channels, H×W positions of a map, K classes.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, final
 
 from torch import Tensor, nn
 
+from limbeck.data.samples import seeded
 from limbeck.errors import InputError
 from limbeck.knowledge.model import at_rest, call, logits_of
 from limbeck.knowledge.taps import Taps
 from limbeck.losses.heads import FrozenClassifier, projector
 
-__all__ = ["Reused", "reuse_classifier"]
+__all__ = ["Reuse", "Reused", "reuse_classifier"]
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """How a student ends in a teacher's classifier, in words that JSON can keep.
+
+    :meth:`between` finds it out; the teacher is not needed to build the student again.
+
+    Attributes:
+        maps: path of the student's module after which the projector stands.
+        head: path of the student's last linear layer, in whose place the teacher's stands.
+        teacher_head: path of the teacher's.
+        student_channels: of the maps that enter the projector.
+        teacher_channels: of those that leave it.
+        size: (H, W) to which larger maps are averaged first; ``None`` if they are not.
+        factor: by how much the projector's inner width is smaller than the teacher's channels.
+        features: what the classifier takes.
+        classes: what it tells apart.
+    """
+
+    maps: str
+    head: str
+    teacher_head: str
+    student_channels: int
+    teacher_channels: int
+    size: tuple[int, int] | None
+    factor: int
+    features: int
+    classes: int
+
+    @classmethod
+    def between(
+        cls,
+        student: nn.Module,
+        teacher: nn.Module,
+        sample: Any,
+        *,
+        factor: int = 2,
+        student_maps: str = "stage[-1]",
+        teacher_maps: str = "stage[-1]",
+    ) -> Self:
+        """Return how this student ends in this teacher's classifier; weights do not matter.
+
+        Arguments and errors are those of :func:`reuse_classifier`.
+        """
+        own = _ending(student, student_maps, sample, "student")
+        theirs = _ending(teacher, teacher_maps, sample, "teacher")
+        larger = any(a > b for a, b in zip(own.maps.shape[2:], theirs.maps.shape[2:], strict=True))
+        height, width = theirs.maps.shape[2:]
+        found = cls(
+            own.place,
+            own.head,
+            theirs.head,
+            own.maps.shape[1],
+            theirs.maps.shape[1],
+            (height, width) if larger else None,
+            factor,
+            theirs.classifier.in_features,
+            theirs.classifier.out_features,
+        )
+        with seeded(0):  # what is tried out here must not change what is drawn later
+            _check(found.applied(student, teacher), theirs, sample)
+        return found
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> Self:
+        """Return what :meth:`facts` wrote."""
+        size = facts["size"]
+        return cls(**{**facts, "size": None if size is None else (size[0], size[1])})
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON keeps it."""
+        return asdict(self)
+
+    def applied(self, student: nn.Module, teacher: nn.Module | None = None) -> Reused:
+        """Return a copy of a student with a new projector before its end, and the classifier.
+
+        Args:
+            student: one for which this was found out.
+            teacher: the teacher, whose classifier is copied and frozen. Without it the classifier
+                stays empty until weights are loaded, or until :meth:`Reused.answer_alone`.
+        """
+        device = next(student.parameters()).device
+        frozen = FrozenClassifier(self.features, self.classes)
+        if teacher is not None:
+            classifier = teacher.get_submodule(self.teacher_head)
+            assert isinstance(classifier, nn.Linear)
+            frozen.reuse(classifier)
+        resize = nn.Identity() if self.size is None else nn.AdaptiveAvgPool2d(self.size)
+        project = projector(self.student_channels, self.teacher_channels, self.factor)
+        model, projected = copy.deepcopy(student), nn.Identity()
+        stage = model.get_submodule(self.maps)
+        _put(model, self.head, frozen)
+        _put(model, self.maps, _Projecting(stage, resize, project, projected))
+        return Reused(model, projected).to(device).train(student.training)
 
 
 @final
 class Reused(nn.Module):
     """A student with a projector after its last maps, and the teacher's classifier at its end.
 
-    :func:`reuse_classifier` makes it. It is called as the student was, and ships as a whole.
+    :func:`reuse_classifier` makes it. It is called as the student was, and ships as a whole: the
+    projector is a part of what was trained, as in the paper.
 
     Attributes:
         projected: does nothing; a place to tap what leaves the projector, (B, C, H, W).
@@ -38,6 +136,18 @@ class Reused(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Return what the student returns: logits (B, K), or whatever holds them."""
         return self.student(*inputs, **named)
+
+    def answer_alone(self) -> Self:
+        """Put a new classifier of its own in the teacher's place, and return self.
+
+        It is trained with the rest: the control of a student that has the teacher's. Its weights
+        have the same names.
+        """
+        for path, part in list(self.student.named_modules()):
+            if isinstance(part, FrozenClassifier):
+                classes, features = part.weight.shape
+                _put(self.student, path, nn.Linear(features, classes).to(part.weight.device))
+        return self
 
 
 def reuse_classifier(
@@ -82,22 +192,15 @@ def reuse_classifier(
     >>> reused(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 3])
     """
-    own = _ending(student, student_maps, sample, "student")
-    theirs = _ending(teacher, teacher_maps, sample, "teacher")
-    larger = any(a > b for a, b in zip(own.maps.shape[2:], theirs.maps.shape[2:], strict=True))
-    height, width = theirs.maps.shape[2:]
-    resize = nn.AdaptiveAvgPool2d((height, width)) if larger else nn.Identity()
-    project = projector(own.maps.shape[1], theirs.maps.shape[1], factor)
-    classifier = teacher.get_submodule(theirs.head)
-    assert isinstance(classifier, nn.Linear)
-    frozen = FrozenClassifier(classifier.in_features, classifier.out_features).reuse(classifier)
-
-    model, projected = copy.deepcopy(student), nn.Identity()
-    _put(model, own.head, frozen)
-    _put(model, own.place, _Projecting(model.get_submodule(own.place), resize, project, projected))
-    reused = Reused(model, projected).to(own.maps.device).train(student.training)
-    _check(reused, theirs, sample)
-    return reused
+    plan = Reuse.between(
+        student,
+        teacher,
+        sample,
+        factor=factor,
+        student_maps=student_maps,
+        teacher_maps=teacher_maps,
+    )
+    return plan.applied(student, teacher)
 
 
 @dataclass(frozen=True)
@@ -106,6 +209,7 @@ class _Ending:
 
     place: str
     head: str
+    classifier: nn.Linear
     maps: Tensor
     logits: Tensor
 
@@ -138,7 +242,9 @@ def _ending(model: nn.Module, tap: str, sample: Any, whose: str) -> _Ending:
             expected="the output of a module with maps (B, C, H, W), for a convolutional projector",
             remedy=f'Name another with {whose}_maps="...".',
         )
-    return _Ending(place.module, head.module, found[tap], found["logits"])
+    classifier = model.get_submodule(head.module)
+    assert isinstance(classifier, nn.Linear)
+    return _Ending(place.module, head.module, classifier, found[tap], found["logits"])
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:

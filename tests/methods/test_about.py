@@ -11,6 +11,7 @@ import limbeck as lb
 from limbeck import methods
 from limbeck.console import table_of_methods
 from limbeck.methods import About, about
+from limbeck.methods.people import PEOPLE
 
 NAMES = methods.names()
 # What these cannot know by themselves.
@@ -36,6 +37,28 @@ def test_every_method_can_be_cited(name: str) -> None:
     for field in ("title", "author", "year"):
         assert f"\n  {field} = {{" in entry
     assert info in methods.get(name)(**NEEDS.get(name, {})).sources
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
+def test_the_authors_in_full_are_those_cited(name: str) -> None:
+    """An entry would carry the authors of another paper of the same group and year."""
+    info = about(name)
+    families = [person.partition(",")[0] for person in PEOPLE[info.key].split(" and ")]
+    cited = info.authors.removesuffix(" et al.").split(", ")
+    if info.authors.endswith(" et al."):
+        assert len(families) > 2
+        families = families[: len(cited)]
+    assert families == cited
+    assert all(", " in person for person in info.people.split(" and "))
+
+
+def test_a_paper_is_cited_once() -> None:
+    """Two methods of one paper would give two entries of one key, which BibTeX refuses."""
+    entries = [about(name).bibtex for name in NAMES if about(name).source]
+    keys = {about(name).key for name in NAMES if about(name).source}
+    assert len(set(entries)) == len(keys)
+    both = lb.citation(methods.lskd() + methods.sample_temperature(alpha=0.9))
+    assert both.count("@article") == 1
 
 
 def test_bibtex_by_hand() -> None:

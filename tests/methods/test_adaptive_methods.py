@@ -146,6 +146,28 @@ def test_ctkd_matches_what_the_paper_says() -> None:
     assert made.reversal(0.2) == made.reversal(1.0) == 0.5
 
 
+def test_ctkd_for_each_sample() -> None:
+    """The network would not be trained, or its temperatures be alike whatever the answers are."""
+    method = ctkd(form="instance", width=7, start=2.0, span=8.0, ramp=0.0)
+    check_method(method)
+    distiller = prepared(method).train()
+    distiller.progress = 1.0
+    [loss] = distiller.losses
+    assert loss.network[0].out_features == 7
+    before = [p.detach().clone() for p in loss.parameters()]
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.1)
+    out = distiller(batch())
+    out.loss.backward()
+    optimizer.step()
+    assert all(not torch.equal(*pair) for pair in zip(before, loss.parameters(), strict=True))
+    found = loss.temperature(out.student.logits, out.teacher.logits)
+    assert found.min() > 2.0
+    assert found.max() < 10.0
+    assert found.std() > 0
+    with pytest.raises(InputError, match="'global' or 'instance'"):
+        ctkd(form="sample")
+
+
 def test_ctkd_follows_the_progress_of_training() -> None:
     """The temperature would learn with the student, or from the first step on."""
     distiller = prepared(ctkd(span=2.0, initial=0.0, ramp=0.5))

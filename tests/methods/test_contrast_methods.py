@@ -241,6 +241,21 @@ def test_affinity_of_two_towers() -> None:
     assert torch.isclose(out.terms["affinity_mimic image text"], expected, rtol=1e-4)
 
 
+def test_affinity_with_the_parts_of_clip_kd() -> None:
+    """Their projections and their scale would not be trained, or they would ship."""
+    given = torch.randn(6, 2, 8), torch.arange(6) % 3
+    towers = {"student": ["image", "text"], "teacher": ["image", "text"]}
+    method = affinity(form="kl", feature=2000.0, interactive=1.0, **towers)
+    student, teacher = Towers(4), Towers(6)
+    check_method(method, student=student, teacher=teacher, batch=given, task=TASK)
+    out = lb.Distiller(teacher, student, task=TASK, method=method).prepare(given)(given)
+    assert set(out.terms) == {"label", "affinity_mimic image text", "TowerFeatures image text"}
+    sources = [source.source for source in method.sources]
+    assert sources == ["arXiv:2309.12314", "arXiv:2307.12732"]
+    with pytest.raises(InputError, match="two taps on each side"):
+        affinity(interactive=1.0)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_training_lowers_its_term(name: str) -> None:
     """The gradient would lead away from the teacher, or be lost beside the label's."""

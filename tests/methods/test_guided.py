@@ -6,53 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from staged import STAGES, TASK, batch, network, prepared, steps
 
 import limbeck as lb
 from limbeck.errors import InputError
 from limbeck.losses.schedules import value_at
 from limbeck.losses.transfer import Paraphraser
-from limbeck.methods import Method, about
+from limbeck.methods import about
 from limbeck.methods.guided import ft, mgd, pretrain_paraphraser, review, vid
 from limbeck.testing import check_method
 
 METHODS = [ft, vid, review, mgd]
-STAGES = ["stage[-3]", "stage[-2]", "stage[-1]"]
-TASK = lb.tasks.Classification(3)
 
 
-def batch(size: int = 16) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(size, 1, 16, 16, generator=generator), torch.arange(size) % 3
-
-
-def network(width: int) -> nn.Module:
-    torch.manual_seed(width)
-    stages: list[nn.Module] = []
-    for number in range(3):
-        before = 1 if number == 0 else width << (number - 1)
-        stages += [nn.Conv2d(before, width << number, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*stages, nn.Flatten(), nn.Linear(4 * (width << 2), 3))
-
-
-def prepared(method: Method) -> lb.Distiller:
-    return lb.Distiller(network(6), network(4), task=TASK, method=method).prepare(batch())
-
-
-def steps(distiller: lb.Distiller, count: int = 20, rate: float = 3e-3) -> list[float]:
-    """Train, and return the loss step by step."""
+def trained(distiller: lb.Distiller, count: int = 20, rate: float = 3e-3) -> list[float]:
+    """Train as at the end of a run, where no weight is still rising."""
     distiller.progress = 1.0
-    optimizer = torch.optim.Adam(
-        [p for p in distiller.parameters() if p.requires_grad], lr=rate, weight_decay=0.0
-    )
-    values = []
-    for _ in range(count):
-        loss = distiller.train()(batch()).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(float(loss.detach()))
-    return values
+    return steps(distiller, count, rate)
 
 
 @pytest.mark.parametrize("make", METHODS)
@@ -79,7 +49,7 @@ def test_keeps_the_contract_with_options(make: Any, options: dict[str, Any]) -> 
 @pytest.mark.parametrize("make", METHODS)
 def test_its_own_term_falls(make: Any) -> None:
     """Gradients of the wrong sign, or into nothing, would go unnoticed beside the label's."""
-    values = steps(prepared(make().with_label_weight(0.0)))
+    values = trained(prepared(make().with_label_weight(0.0)))
     assert values[-1] < values[0]
 
 
@@ -91,7 +61,7 @@ def test_modules_are_trained_saved_and_left_behind(make: Any) -> None:
     assert helpers
     assert all(p.requires_grad for p in helpers.values())
     before = {name: p.detach().clone() for name, p in helpers.items()}
-    steps(distiller, count=2)
+    trained(distiller, count=2)
     still = [name for name, p in helpers.items() if torch.equal(p, before[name])]
     assert not still
     other = prepared(make())
@@ -242,7 +212,7 @@ def test_a_trained_paraphraser_stays_as_it_is() -> None:
     paraphraser = pretrained()
     kept = {name: value.clone() for name, value in paraphraser.state_dict().items()}
     distiller = prepared(ft(paraphraser=paraphraser))
-    steps(distiller, count=2)
+    trained(distiller, count=2)
     used = distiller.losses[0].paraphraser
     assert used is not paraphraser
     assert not any(p.requires_grad for p in used.parameters())
@@ -270,7 +240,7 @@ def test_a_paraphraser_beside_the_student() -> None:
     for name, p in loss.paraphraser.named_parameters():
         assert torch.allclose(grown[name], p.grad, rtol=1e-3, atol=1e-5), name
     before = float((loss.paraphraser.reconstruct(maps) - maps).abs().mean().detach())
-    steps(distiller, count=40)
+    trained(distiller, count=40)
     assert (loss.paraphraser.reconstruct(maps) - maps).abs().mean() < before
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import limbeck as lb
 from limbeck import methods
 from limbeck.errors import InputError
-from limbeck.methods import about, divergences, logits
+from limbeck.methods import about, divergences, levels, logits
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method
 from limbeck.testing import check_method
@@ -59,7 +59,7 @@ def samples(count: int = 16) -> tuple[Tensor, Tensor]:
 
 def test_the_list_is_complete() -> None:
     """A method that is not in the list would be checked by nothing below."""
-    assert sorted(logits.__all__ + divergences.__all__) == NAMES
+    assert sorted(logits.__all__ + levels.__all__ + divergences.__all__) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -201,6 +201,79 @@ def test_dist_and_mlkd_over_the_batch() -> None:
         total += temperature**2 * np.mean([kl(a, b) for a, b in zip(p, q, strict=True)])
         total += ((q @ q.T - p @ p.T) ** 2).sum() / 16 + ((q.T @ q - p.T @ p) ** 2).sum() / 5
     assert value("mlkd") == pytest.approx(total, rel=1e-3)
+
+
+# -- the second view of mlkd
+
+
+def flipped() -> lb.data.Augmentation:
+    return lb.data.Augmentation((lb.data.Flip(1.0),), seed=5)
+
+
+def pictures(count: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(count)
+    inputs = torch.randn(count, 1, 2, 3, generator=generator)
+    return {"inputs": inputs, "targets": ids % 5, "id": ids, "view": torch.zeros_like(ids)}
+
+
+def of_pictures(width: int) -> nn.Sequential:
+    torch.manual_seed(width)
+    return nn.Sequential(nn.Flatten(), *network(width))
+
+
+def test_mlkd_on_two_views() -> None:
+    """The second view would be compared with the first, or its label forgotten."""
+    student, teacher = of_pictures(4), of_pictures(8)
+    method = methods.mlkd(kept="doubtful", strong=flipped(), temperatures=(2.0, 3.0))
+    out = lb.Distiller(teacher, student, task=TASK, method=method)(pictures())
+    images, targets = pictures()["inputs"], pictures()["targets"]
+    strong = images.flip(3)
+    hot: dict[str, Any] = {"temperatures": (2.0, 3.0)}
+    weak_part = lb.losses.multi_level_logit(
+        student(images), teacher(images), kept="doubtful", **hot
+    )
+    strong_part = sum(
+        lb.losses.kl(student(strong), teacher(strong), temperature=t) for t in (2.0, 3.0)
+    )
+    labels = sum(nn.functional.cross_entropy(student(views), targets) for views in (images, strong))
+    expected = 0.9 * (weak_part + strong_part) + 0.1 * labels
+    assert float(out.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert out.student.logits.shape == (6, 5)
+    check_method(method, student=student, teacher=teacher, batch=pictures(), task=TASK)
+
+
+def test_mlkd_names_its_second_view_as_a_recipe_does() -> None:
+    """Only Python could ask for it; or its draws would be those of the first view."""
+    method = methods.mlkd(strong=["flip", {"cutout": 2}])
+    assert method.views is not None
+    assert method.views.augment.seed != 0
+    assert [type(step).__name__ for step in method.views.augment.operations] == ["Flip", "Cutout"]
+    assert (method + methods.mlkd(strong=["flip", {"cutout": 2}])).views == method.views
+    with pytest.raises(InputError, match="different views"):
+        method + methods.sskd().with_label_weight(0.1)
+    with pytest.raises(InputError, match="augmentation"):
+        methods.mlkd(strong=["fliip"])
+
+
+def test_a_second_view_needs_to_know_its_sample() -> None:
+    """It would be another picture each time that it is asked for."""
+    method = methods.mlkd(strong=flipped())
+    learner = lb.Distiller(of_pictures(8), of_pictures(4), task=TASK, method=method)
+    with pytest.raises(InputError, match="without id and view"):
+        learner.prepare((pictures()["inputs"], pictures()["targets"]))
+
+
+def test_mlkd_trains_on_two_views() -> None:
+    """The loop's batches would lack what the second view is made from."""
+    data = lb.data.as_samples((pictures(16)["inputs"], pictures(16)["targets"]))
+    learner = lb.Distiller(
+        of_pictures(8), of_pictures(4), task=TASK, method=methods.mlkd(strong=flipped())
+    )
+    options: dict[str, Any] = {"listener": lb.Silent(), "precision": "fp32"}
+    fitted = lb.fit(learner, data, epochs=1, batch_size=8, **options)
+    assert "_strong_label" not in fitted.history[0]["train"]
+    assert {"label of the second view", "second view"} <= fitted.history[0]["train"].keys()
 
 
 def test_a_teacher_of_other_classes() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import staged
 import torch
+from staged import STAGES, TASK, batch, prepared, steps
 from torch import Tensor, nn
 
 import limbeck as lb
@@ -14,43 +16,21 @@ from limbeck.losses.maps import flow
 from limbeck.losses.margins import channel_margins, measured_margins, norm_before
 from limbeck.losses.schedules import value_at
 from limbeck.methods import Method, about
-from limbeck.methods.maps import ab, before_activation, block_wise, cwd, freekd, fsp, nst, ofd
+from limbeck.methods.activation import ab, before_activation, ofd
+from limbeck.methods.maps import block_wise, cwd, freekd, fsp, nst
 from limbeck.students import zoo
 from limbeck.testing import check_method
 
 METHODS = [nst, fsp, ab, ofd, cwd, freekd, block_wise]
-STAGES = ["stage[-3]", "stage[-2]", "stage[-1]"]
-TASK = lb.tasks.Classification(3)
-
-
-def batch(size: int = 16) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(size, 1, 16, 16, generator=generator), torch.arange(size) % 3
 
 
 def network(width: int) -> nn.Module:
-    torch.manual_seed(width)
-    stages: list[nn.Module] = []
-    for number in range(3):
-        before = 1 if number == 0 else width << (number - 1)
-        convolution = nn.Conv2d(before, width << number, 3, padding=1)
-        stages += [convolution, nn.BatchNorm2d(width << number), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*stages, nn.Flatten(), nn.Linear(4 * (width << 2), 3))
+    return staged.network(width, norm=True)
 
 
-def own_terms(method: Method, steps: int = 12) -> list[float]:
+def own_terms(method: Method, count: int = 12) -> list[float]:
     """Return the weighted sum of a method's own terms, step by step, without the label's."""
-    made = method.with_label_weight(0.0)
-    distiller = lb.Distiller(network(6), network(4), task=TASK, method=made).prepare(batch())
-    optimizer = torch.optim.Adam(distiller.parameters(), lr=3e-3)
-    values = []
-    for _ in range(steps):
-        loss = distiller.train()(batch()).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(float(loss.detach()))
-    return values
+    return steps(prepared(method.with_label_weight(0.0), norm=True), count)
 
 
 @pytest.mark.parametrize("make", METHODS)

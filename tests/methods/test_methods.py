@@ -41,7 +41,7 @@ CHAPTERS = {
         "review simkd srrl tinybert vid"
     ),
     "relation": "cc cka ickd pkt rkd sp",
-    "contrast": "affinity crd prototype",
+    "contrast": "affinity crd prototype sskd",
     "sequence": "ctc seqkd",
     "ranking": "listwise margin_mse rd rrd",
     "dense": "cwd_logits fgd ld segmentation",
