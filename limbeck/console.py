@@ -89,8 +89,8 @@ def _table(report: Mapping[str, Any]) -> Table:
             name,
             _spread(model["quality"][metric], 100 if share else 1),
             _percent(model["fidelity"].get("agreement")),
-            f"{cost['parameters']:,}",
-            f"{cost['size_bytes'] / 1000:,.0f} kB",
+            "" if cost["parameters"] is None else f"{cost['parameters']:,}",
+            "" if cost["size_bytes"] is None else f"{cost['size_bytes'] / 1000:,.0f} kB",
             f"{cost['latency_ms']['p50']:.2f} ms",
             f"{cost['throughput_per_s']:,.0f}",
         )

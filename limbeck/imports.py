@@ -14,7 +14,7 @@ from typing import Any
 from limbeck.errors import InputError, unknown
 from limbeck.files import digest, file_digest
 
-__all__ = ["attribute", "call_theirs", "code_digest", "is_path", "portrait"]
+__all__ = ["attribute", "call_theirs", "code_digest", "is_path", "needed", "portrait"]
 
 
 def is_path(name: str) -> bool:
@@ -57,6 +57,26 @@ def call_theirs(name: str, function: Callable[..., Any], args: Mapping[str, Any]
         raise
     except Exception as error:
         raise InputError(f"{name} failed: {_told(error)}") from error
+
+
+def needed(package: str, extra: str) -> Any:
+    """Return a package that only some parts need, imported now.
+
+    Args:
+        package: its name.
+        extra: of Limbeck's extras, the one that brings it.
+
+    Raises:
+        InputError: it is not installed, or fails to be imported.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"{package} could not be imported: {error}",
+            expected=f"the extra {extra!r}",
+            remedy=f'Install it: pip install "limbeck[{extra}]".',
+        ) from error
 
 
 def code_digest(name: str) -> str:

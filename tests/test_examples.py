@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FLOW = ["1_teacher.py", "2_knowledge.py", "3_student.py", "4_evaluate.py"]
 OTHERS = ["own_loop.py", "with_lightning.py", "with_transformers.py"]
+TABLES = ["forest_teaches_mlp.py"]
+ON_REAL_DATA = ["with_server.py"]
 NEEDS = {"with_lightning.py": "lightning", "with_transformers.py": "transformers"}
 
 
@@ -26,7 +29,9 @@ def _run(words: list[str], folder: Path) -> str:
 
 def test_all_examples_are_listed_here() -> None:
     """Without it, a new example could rot unseen."""
-    assert sorted(file.name for file in EXAMPLES.glob("*.py")) == sorted(FLOW + OTHERS)
+    assert sorted(file.name for file in EXAMPLES.glob("*.py")) == sorted(
+        FLOW + OTHERS + TABLES + ON_REAL_DATA
+    )
 
 
 def test_the_flow_from_teacher_to_evaluation_runs(tmp_path: Path) -> None:
@@ -42,6 +47,29 @@ def test_distillers_work_in_other_loops(name: str, tmp_path: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], exc_type=ImportError)
     assert "loss" in _run([str(EXAMPLES / name)], tmp_path) or name == "with_lightning.py"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_trees_teach_a_network(name: str, tmp_path: Path) -> None:
+    """Without it, a teacher and a student with fields of their own could be mixed up."""
+    told = _run([str(EXAMPLES / name)], tmp_path).splitlines()
+    shown = {line.split("accuracy")[0].strip(): float(line.split()[-1][:-1]) for line in told}
+    assert shown.keys() == {
+        "trees",
+        *(f"{r} {n}" for r in ("student", "control") for n in range(3)),
+    }
+    assert shown["trees"] == 100
+    assert min(shown.values()) > 80
+
+
+def test_a_model_behind_a_server_teaches(tmp_path: Path, data_root: Path) -> None:
+    """Without it, asking, keeping, storing and replaying could each work, and not together."""
+    pytest.importorskip("httpx2", exc_type=ImportError)
+    told = _run([str(EXAMPLES / "with_server.py"), str(data_root / "text_sst2")], tmp_path)
+    shares = [float(share) for share in re.findall(r"accuracy (\d+\.\d)%", told)]
+    teacher, student, control = shares
+    assert teacher > student > control + 3
+    assert "after:  3,998 requests, 85,816 tokens in, 3,998 out, cost 0.0153" in told
 
 
 def test_a_recipe_with_own_data_models_and_loss_runs(tmp_path: Path) -> None:

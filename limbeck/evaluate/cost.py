@@ -82,12 +82,19 @@ class Cost:
         return asdict(self)
 
 
-def costs(models: Mapping[str, nn.Module], inputs: Any, *, seconds: float = 3.0) -> dict[str, Cost]:
+def costs(
+    models: Mapping[str, nn.Module],
+    inputs: Any,
+    *,
+    own: Mapping[str, Any] | None = None,
+    seconds: float = 3.0,
+) -> dict[str, Cost]:
     """Measure several models on the same inputs, in turn, so that drift of the machine cancels.
 
     Args:
         models: by name; left in eval mode.
         inputs: what a model is called with, B samples; the latency is that of the first alone.
+        own: other inputs, by model, for those that are called with something else.
         seconds: about how long to time for each model and batch size.
 
     >>> found = costs({"a": nn.Linear(4, 2)}, torch.zeros(8, 4), seconds=0.01)["a"]
@@ -96,38 +103,47 @@ def costs(models: Mapping[str, nn.Module], inputs: Any, *, seconds: float = 3.0)
     """
     for model in models.values():
         model.eval()
-    one = tree_map(lambda tensor: tensor[:1], inputs)
-    single = timings(models, one, seconds=seconds)
-    many = timings(models, inputs, seconds=seconds)
+    whole = {name: (own or {}).get(name, inputs) for name in models}
+    ones = {name: tree_map(lambda tensor: tensor[:1], given) for name, given in whole.items()}
+    single = timings(models, inputs, own=ones, seconds=seconds)
+    many = timings(models, inputs, own=whole, seconds=seconds)
     return {
-        name: _cost(model, inputs, one, single[name], many[name]) for name, model in models.items()
+        name: _cost(model, whole[name], ones[name], single[name], many[name])
+        for name, model in models.items()
     }
 
 
 @torch.inference_mode()
-def timings(models: Mapping[str, nn.Module], inputs: Any, *, seconds: float) -> dict[str, Timing]:
+def timings(
+    models: Mapping[str, Callable[..., Any]],
+    inputs: Any,
+    *,
+    own: Mapping[str, Any] | None = None,
+    seconds: float,
+) -> dict[str, Timing]:
     """Time one forward pass of each model, warm and in turn.
 
     Args:
         models: by name, in eval mode.
         inputs: what each is called with.
+        own: other inputs, by model, for those that are called with something else.
         seconds: about how long to go on for each model; at least 5 passes and at most 200.
     """
-    size = len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
+    given = {name: (own or {}).get(name, inputs) for name in models}
     spent: dict[str, list[float]] = {name: [] for name in models}
-    for model in models.values():
+    for name, model in models.items():
         for _ in range(3):
-            call(model, inputs)
+            call(model, given[name])
     began = time.perf_counter()
     enough = seconds * len(models)
     while len(next(iter(spent.values()))) < 200:
         for name, model in models.items():
-            spent[name].append(_timed(model, inputs))
+            spent[name].append(_timed(model, given[name]))
         if time.perf_counter() - began > enough and len(next(iter(spent.values()))) >= 5:
             break
     return {
         name: Timing(
-            size,
+            _count(given[name]),
             statistics.median(times) * 1000,
             sorted(times)[min(len(times) - 1, round(0.95 * len(times)))] * 1000,
             len(times),
@@ -203,6 +219,10 @@ def _cost(model: nn.Module, inputs: Any, one: Any, single: Timing, many: Timing)
         threads=torch.get_num_threads(),
         device=str(device),
     )
+
+
+def _count(inputs: Any) -> int:
+    return len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
 
 
 def _timed(model: Callable[..., Any], inputs: Any) -> float:

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from limbeck import losses, methods, tasks
 from limbeck.data import Augmentation, Data, Loader, Normalize, as_samples, operation, sources
+from limbeck.data.samples import seeded
 from limbeck.distill import optim
 from limbeck.errors import InputError, unknown
 from limbeck.files import file_digest
 from limbeck.imports import attribute, call_theirs, code_digest, is_path
+from limbeck.knowledge import codec
 from limbeck.losses import schedules
-from limbeck.recipe import DataPart, ModelPart, Normalization, Recipe, Steps, StudentPart, TrainPart
-from limbeck.students import Blueprint, zoo
+from limbeck.recipe import (
+    DataPart,
+    ModelPart,
+    Normalization,
+    Recipe,
+    Steps,
+    StudentPart,
+    TeacherPart,
+    TrainPart,
+)
+from limbeck.students import Blueprint, Reuse, zoo
 
 __all__ = [
     "augmentation",
     "blueprint",
+    "codecs",
     "data",
     "method",
     "model_origin",
@@ -31,15 +45,23 @@ __all__ = [
 ]
 
 
-def data(part: DataPart) -> Data:
-    """Return the data that a recipe names."""
+def data(part: DataPart, models: Mapping[str, ModelPart]) -> Data:
+    """Return the data that a recipe names.
+
+    A source that has a parameter ``models`` gets how they are built, by role: what they read (the
+    tokenizer in a model's folder, say) may depend on it.
+    """
     if part.build is not None:
         own = part.args if part.path is None else {"path": part.path, **part.args}
         found = _as_data(call_theirs(part.build, attribute(part.build), own), part)
         return found if part.limit is None else found.limited(part.limit)
     assert part.source is not None
     source = sources.get(part.source)
-    return source(**_accepted(source, _stated(part), f"data source {part.source!r}"))
+    stated = _stated(part)
+    if "models" in inspect.signature(source).parameters:
+        told = {"build", "args", "inputs"}
+        stated["models"] = {role: model.model_dump(include=told) for role, model in models.items()}
+    return source(**_accepted(source, stated, f"data source {part.source!r}"))
 
 
 def task(recipe: Recipe, found: Data) -> tasks.Task:
@@ -66,22 +88,49 @@ def preprocess(recipe: Recipe, part: ModelPart) -> Normalize | None:
 
 
 def blueprint(part: ModelPart, teacher: ModelPart, found: Data) -> Blueprint:
-    """Return how a model is built; models of the zoo get the data's classes and image size."""
+    """Return how a model is built; models of the zoo get what the data knows of their inputs."""
+    plan = _own_plan(part, teacher, found)
+    if not isinstance(part, StudentPart) or part.reuse_classifier is False:
+        return plan
+    wanted = part.reuse_classifier
+    options = {} if wanted is True else wanted.model_dump()
+    with seeded(0):  # models that are only looked at must not change what is drawn later
+        models = plan.model(), _own_plan(teacher, teacher, found).model()
+        sample = next(iter(Loader(found.train, 1)))["inputs"]
+        return replace(plan, reuse=Reuse.between(*models, sample, **options))
+
+
+def _own_plan(part: ModelPart, teacher: ModelPart, found: Data) -> Blueprint:
+    """Return how a model is built that ends in a classifier of its own."""
     if isinstance(part, StudentPart) and part.shrink is not None:
-        base = blueprint(teacher, teacher, found)
+        base = _own_plan(teacher, teacher, found)
         return Blueprint(base.build, base.args, part.shrink.depth, part.shrink.width)
-    assert part.build is not None
+    if part.build is None:
+        raise InputError(
+            "the student is to be made from a teacher that no function builds",
+            expected="teacher.build, a torch.nn.Module",
+            remedy="Give the student a build of its own.",
+        )
     if is_path(part.build):
         return Blueprint(part.build, part.args)
-    shape = list(next(iter(Loader(found.train, 1)))["inputs"].shape[1:])
-    known = {
-        "classes": len(found.labels),
-        "image": shape,
-        "features": torch.Size(shape).numel(),
-        "channels_in": shape[0] if shape else 1,
-    }
+    field = part.inputs if isinstance(part, TeacherPart) else "inputs"
+    known = {"classes": len(found.labels)} | _shape_facts(found, field)
     taken = zoo.arguments(part.build)
     return Blueprint(part.build, {k: v for k, v in known.items() if k in taken} | part.args)
+
+
+def _shape_facts(found: Data, field: str) -> dict[str, Any]:
+    """Return what models are to know of the field that they read."""
+    sample = next(iter(Loader(found.train, 1)))
+    if field not in sample:
+        raise unknown("field of the samples:", field, sample)
+    facts = dict(found.facts.get(field, {}))
+    if not isinstance(sample[field], Tensor):
+        return facts
+    shape = list(sample[field].shape[1:])
+    features = torch.Size(shape).numel()
+    channels = shape[0] if shape else 1
+    return {"image": shape, "features": features, "channels_in": channels} | facts
 
 
 def model_origin(plan: Blueprint, weights: Path | None) -> dict[str, Any]:
@@ -96,7 +145,17 @@ def model_origin(plan: Blueprint, weights: Path | None) -> dict[str, Any]:
         "size": [plan.depth, plan.width],
         "code": code_digest(plan.build) if is_path(plan.build) else None,
         "weights": file_digest(weights)[:16] if weights else None,
+        **_files(plan),
+        **({} if plan.reuse is None else {"reuse": plan.reuse.facts()}),
     }
+
+
+def _files(plan: Blueprint) -> dict[str, Any]:
+    """Return the contents of the files that a model of the zoo is made from, if any."""
+    if is_path(plan.build):
+        return {}
+    found = {file.name: file_digest(file)[:16] for file in zoo.files(plan.build, plan.args)}
+    return {"files": found} if found else {}
 
 
 def method(recipe: Recipe) -> methods.Method:
@@ -108,6 +167,27 @@ def method(recipe: Recipe) -> methods.Method:
     if recipe.label_weight is not None:
         whole = whole.with_label_weight(recipe.label_weight)
     return whole
+
+
+def codecs(recipe: Recipe, method: methods.Method) -> dict[str, str]:
+    """Return the codec of each of the teacher's taps; parts of answers get their temperature."""
+    stated = recipe.knowledge.codec
+    chosen: dict[str, str] = {}
+    for match in method.matches:
+        for tap in match.teachers:
+            name = stated if isinstance(stated, str) else stated.get(tap, "half")
+            kept = codec.at(name, _temperature(match))
+            if chosen.setdefault(tap, kept) != kept:
+                raise InputError(
+                    f"the codec {name!r} for {tap!r}, which the method compares at two "
+                    f"temperatures ({chosen[tap]} and {kept})",
+                    expected="one: how much mass is left out is known at that temperature alone",
+                    remedy="Set knowledge.codec to half.",
+                )
+    unused = [] if isinstance(stated, str) else sorted(stated.keys() - chosen)
+    if unused:
+        raise unknown("tap of the teacher that knowledge.codec names:", unused[0], chosen)
+    return chosen
 
 
 def training(part: TrainPart) -> dict[str, Any]:
@@ -147,6 +227,14 @@ def _match(entry: Mapping[str, Any]) -> methods.Method:
     student, teacher = ([str(t) for t in s] if isinstance(s, list) else str(s) for s in taps)
     match = methods.Match(student, teacher, function, weight=weight, **options)
     return methods.as_method(match)
+
+
+def _temperature(match: methods.Match) -> float:
+    """Return the temperature at which a match compares; 1 if its loss has none."""
+    option = inspect.signature(match.loss).parameters.get("temperature")
+    usual = option.default if option is not None else 1.0
+    found = match.options.get("temperature", usual)
+    return float(found) if isinstance(found, (int, float)) else 1.0
 
 
 def _weight(found: Any) -> float | Callable[[float], float]:

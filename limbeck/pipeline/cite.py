@@ -18,15 +18,16 @@ def citation(what: Recipe | Method | Match | str | Path) -> str:
         what: a method, a recipe, the name or file of a recipe, or the folder of a run.
 
     >>> from limbeck import methods
-    >>> print(citation(methods.fitnets()))
-    @article{romero2015fitnets,
-      title = {FitNets: Hints for Thin Deep Nets},
-      author = {Romero and others},
-      journal = {arXiv preprint arXiv:1412.6550},
+    >>> print(citation(methods.kd()))
+    @article{hinton2015distilling,
+      title = {Distilling the Knowledge in a Neural Network},
+      author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+      journal = {arXiv preprint arXiv:1503.02531},
       year = {2015},
     }
     """
     if isinstance(what, (str, Path)):
         what = load(str(what))
     method = build.method(what) if isinstance(what, Recipe) else as_method(what)
-    return "\n\n".join(source.bibtex for source in method.sources if source.bibtex)
+    entries = dict.fromkeys(source.bibtex for source in method.sources if source.bibtex)
+    return "\n\n".join(entries)

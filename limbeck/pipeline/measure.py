@@ -5,22 +5,26 @@ Letters: B samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from limbeck.data.samples import Batch
 from limbeck.distill.feed import feed, put
-from limbeck.evaluate import Measured, costs, evaluate, layer_similarity
+from limbeck.evaluate import Differing, Measured, costs, evaluate, layer_similarity
+from limbeck.evaluate.cost import Cost, timings
 from limbeck.files import write_json
 from limbeck.knowledge.model import call, logits_of
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
 from limbeck.pipeline.run import Learner, Run
 from limbeck.progress import Listener
-from limbeck.recipe import ModelPart
+from limbeck.tasks import Telling
+from limbeck.teachers import Foreign, Knowing, Teacher
+from limbeck.teachers.foreign import Size
 
 __all__ = ["measure"]
 
@@ -44,7 +48,7 @@ def measure(run: Run, trained: Sequence[Finished]) -> Finished:
         learners = [run.learner(stage) for stage in trained]
         results = _results(run, learners)
         if run.here.rank == 0:
-            results["cost"] = _costs(run)
+            results["cost"] = _costs(run, learners[0])
             results["similarity"] = _similarity(run, learners)
             write_json(path / "results.json", results)
         return f"{results['samples']:,} test samples"
@@ -62,12 +66,14 @@ def _results(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
         last = best if same else _answer(run, learner, learner.last)
         answers[learner.role, learner.seed, "last"] = last
     labels = {" ".join(map(str, key)): key for key in answers}
+    examples = _Examples(run, labels, learners)
     batches = feed(run.data.test, 512, run.here.device, rank=run.here.rank, world=run.here.world)
     found = evaluate(
         {label: answers[key] for label, key in labels.items()},
         (put(batch, run.here.device) for batch in _checked(run, batches.epoch(0))),
         run.task,
         reference=answers[learners[0].role, learners[0].seed, "best"],
+        watch=examples.watch,
     )
     models: dict[str, dict[str, list[Any]]] = {}
     for label, (role, seed, which) in labels.items():
@@ -75,7 +81,35 @@ def _results(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
         _add(lists, found[label], "" if which == "best" else "last_")
         if which == "best":
             lists.setdefault("seeds", []).append(seed)
-    return {"samples": len(run.data.test), "models": models}
+    return {"samples": len(run.data.test), "models": models, "examples": examples.found()}
+
+
+class _Examples:
+    """Collects test samples on which teacher and student differ; of the first seed's models.
+
+    With several processes these are of the main one's part of the samples.
+    """
+
+    def __init__(
+        self, run: Run, labels: Mapping[str, tuple[str, int, str]], learners: Sequence[Learner]
+    ) -> None:
+        first = {learner.role: learner.seed for learner in reversed(learners)}
+        self.names = {
+            label: role
+            for label, (role, seed, which) in labels.items()
+            if which == "best" and first[role] == seed
+        }
+        task: Any = run.task
+        self.seen = Differing(task, run.data.test) if isinstance(task, Telling) else None
+
+    def watch(self, batch: Batch, said: Mapping[str, Tensor]) -> None:
+        """Look at the answers to one batch."""
+        if self.seen is not None:
+            self.seen.update(batch, {role: said[label] for label, role in self.names.items()})
+
+    def found(self) -> dict[str, Any] | None:
+        """Return what the page shows."""
+        return None if self.seen is None else self.seen.compute()
 
 
 def _add(lists: dict[str, list[Any]], found: Measured, prefix: str) -> None:
@@ -93,7 +127,10 @@ def _checked(run: Run, batches: Any) -> Any:
 
 
 def _answer(run: Run, learner: Learner, weights: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
-    model, first = _model(run, learner.role, weights), _first(run, learner.role)
+    if learner.role == "teacher":
+        teacher = run.origin.load(weights, learner.record)
+        return lambda batch: teacher.knowledge(batch, ("logits",)).logits
+    model, first = _model(run, weights), _first(run)
 
     def answer(batch: Batch) -> Tensor:
         return logits_of(call(model, first(run.task.inputs(batch))))
@@ -101,43 +138,73 @@ def _answer(run: Run, learner: Learner, weights: dict[str, Tensor]) -> Callable[
     return answer
 
 
-def _model(run: Run, role: str, weights: dict[str, Tensor] | None = None) -> nn.Module:
-    model = run.plans["teacher" if role == "teacher" else "student"].model()
+def _model(run: Run, weights: dict[str, Tensor] | None = None) -> nn.Module:
+    """Return the student's network, in eval mode."""
+    model = run.plans["student"].model()
     if weights is not None:
         model.load_state_dict(weights)
     return model.eval().to(run.here.device)
 
 
-def _first(run: Run, role: str) -> nn.Module:
-    recipe = run.recipe
-    part: ModelPart = recipe.teacher if role == "teacher" else recipe.student
-    return (build.preprocess(recipe, part) or nn.Identity()).to(run.here.device)
+def _first(run: Run) -> nn.Module:
+    return (build.preprocess(run.recipe, run.recipe.student) or nn.Identity()).to(run.here.device)
 
 
-def _costs(run: Run) -> dict[str, Any]:
+def _costs(run: Run, teacher: Learner) -> dict[str, Any]:
     """Measure teacher and student; the control is the student's network."""
-    models = {role: _model(run, role) for role in ("teacher", "student")}
-    inputs = _first(run, "student")(_samples(run, run.recipe.evaluate.batch_size))
-    found = costs(models, inputs, seconds=run.recipe.evaluate.seconds)
-    return {role: cost.as_json() for role, cost in found.items()}
+    batch, seconds = _samples(run, run.recipe.evaluate.batch_size), run.recipe.evaluate.seconds
+    known = run.origin.load(teacher.best, teacher.record)
+    models, own = {"student": _model(run)}, {}
+    if isinstance(known, Teacher):
+        own = {"teacher": known.prepared(batch)}
+        models = {"teacher": known.module} | models
+    inputs = _first(run)(run.task.inputs(batch))
+    found = {n: c.as_json() for n, c in costs(models, inputs, own=own, seconds=seconds).items()}
+    return {"teacher": _cost_outside(known, batch, seconds)} | found
+
+
+def _cost_outside(known: Knowing, batch: Batch, seconds: float) -> dict[str, Any]:
+    """Return what can be known of a teacher that is no PyTorch module; the rest is ``None``."""
+    if isinstance(known, Teacher):
+        return {}
+
+    def ask(**batch: Any) -> Any:
+        return known.knowledge(batch, ("logits",))
+
+    one = tree_map(lambda tensor: tensor[:1], batch)
+    single, many = (
+        timings({"teacher": ask}, given, seconds=seconds)["teacher"] for given in (one, batch)
+    )
+    size = known.size() if isinstance(known, Foreign) else Size()
+    return dict.fromkeys(Cost.__dataclass_fields__) | {
+        "parameters": size.parameters,
+        "size_bytes": size.bytes,
+        "latency_ms": {"p50": single.p50_ms, "p95": single.p95_ms},
+        "throughput_per_s": many.throughput_per_s,
+        "throughput_batch": many.batch_size,
+    }
 
 
 def _similarity(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
-    """Compare layers of the teacher with those of the first student and the first control."""
-    inputs = _samples(run, _ALIKE_SAMPLES)
-    teacher = (
-        _model(run, "teacher", learners[0].best),
-        _first(run, "teacher")(inputs),
-    )
+    """Compare layers of the teacher with those of the first student and the first control.
+
+    A teacher that is no PyTorch module shows no layers.
+    """
+    known = run.origin.load(learners[0].best, learners[0].record)
+    if not isinstance(known, Teacher):
+        return {}
+    batch = _samples(run, _ALIKE_SAMPLES)
+    teacher = (known.module, known.prepared(batch))
+    inputs = _first(run)(run.task.inputs(batch))
     found: dict[str, Any] = {}
     for learner in learners[1:]:
         if learner.role not in found:
-            other = (_model(run, learner.role, learner.best), _first(run, learner.role)(inputs))
-            found[learner.role] = layer_similarity(teacher, other)
+            found[learner.role] = layer_similarity(teacher, (_model(run, learner.best), inputs))
     return found
 
 
-def _samples(run: Run, count: int) -> Any:
-    """Return the inputs of the first validation samples."""
+def _samples(run: Run, count: int) -> Batch:
+    """Return the first validation samples."""
     batches = feed(run.data.validation, count, run.here.device).epoch(0)
-    return run.task.inputs(put(run.task.named(next(batches)), run.here.device))
+    found: Batch = put(run.task.named(next(batches)), run.here.device)
+    return found

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.utils._pytree import tree_map
+
 from limbeck.files import atomically, read_json, write_json
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
@@ -86,14 +88,16 @@ def _ship(run: Run, chosen: Learner) -> None:
     }
     draft, final = run.folder.path / ".student", run.folder.path / "student"
     shutil.rmtree(draft, ignore_errors=True)
-    save(draft, model, run.plans["student"], facts)
+    save(draft, model, run.plans["student"], facts, run.data.reader)
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
 
 
-def _input_shape(run: Run) -> list[int]:
+def _input_shape(run: Run) -> Any:
+    """Return the shape of a sample; of each named part, where a model is called with several."""
     first = run.data.validation.subset(run.data.validation.ids.new_zeros(1))
-    return list(run.task.inputs(next(first.batches([first.ids.new_zeros(1)], 0, 0))).shape[1:])
+    inputs = run.task.inputs(next(first.batches([first.ids.new_zeros(1)], 0, 0)))
+    return tree_map(lambda tensor: list(tensor.shape[1:]), inputs)
 
 
 def _details(
@@ -114,7 +118,8 @@ def _details(
         "matches": [repr(match) for match in run.method.matches],
         "adapters": chosen.record["adapters"],
         "shipped_seed": chosen.seed,
-        "plans": {name: {"build": p.build, "args": dict(p.args)} for name, p in run.plans.items()},
+        "plans": {"teacher": run.origin.shown()}
+        | {name: {"build": p.build, "args": dict(p.args)} for name, p in run.plans.items()},
         "training": [
             {
                 "role": learner.role,
@@ -127,4 +132,5 @@ def _details(
         ],
         "measured": {role: found["details"] for role, found in results["models"].items()},
         "similarity": results["similarity"],
+        "examples": results.get("examples"),
     }

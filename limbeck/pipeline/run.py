@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,11 +23,12 @@ from limbeck.knowledge.model import at_rest, call, logits_of
 from limbeck.methods import Method, none
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished, RunFolder
+from limbeck.pipeline.origins import Origin, Trained, origin, preprocess_facts
 from limbeck.progress import Console, Listener
 from limbeck.recipe import ModelPart, Recipe, TrainPart
 from limbeck.students import Blueprint, load_weights
-from limbeck.tasks import Task
-from limbeck.teachers import Knowing, Teacher
+from limbeck.tasks import Reading, Task
+from limbeck.teachers import Knowing, Rehearsed, Teacher
 
 __all__ = ["Learner", "Run"]
 
@@ -73,7 +75,8 @@ class Run:
     @cached_property
     def data(self) -> Data:
         """The samples."""
-        return build.data(self.recipe.data)
+        models = {"teacher": self.recipe.teacher, "student": self.recipe.student}
+        return build.data(self.recipe.data, models)
 
     @cached_property
     def task(self) -> Task:
@@ -92,9 +95,14 @@ class Run:
 
     @cached_property
     def plans(self) -> dict[str, Blueprint]:
-        """How teacher and student are built."""
-        parts = {"teacher": self.recipe.teacher, "student": self.recipe.student}
+        """How the student is built."""
+        parts = {"student": self.recipe.student}
         return {n: build.blueprint(p, self.recipe.teacher, self.data) for n, p in parts.items()}
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Where the teacher comes from."""
+        return origin(self.recipe, self.data)
 
     @cached_property
     def views(self) -> int:
@@ -120,7 +128,13 @@ class Run:
             return stated and bool(taps)
         views = self.recipe.train.epochs if self._varies else 1
         size = 2 * views * len(self.data.train) * max(1, len(self.data.labels))
-        return taps == {"logits"} and size <= _STORED_BYTES
+        plain = taps == {"logits"} and self.method.views is None
+        return plain and size <= _STORED_BYTES
+
+    @cached_property
+    def codecs(self) -> dict[str, str]:
+        """How each of the teacher's taps is kept."""
+        return build.codecs(self.recipe, self.method)
 
     def check(self) -> None:
         """Build everything and let two samples through, before anything is trained.
@@ -130,49 +144,33 @@ class Run:
         """
         few = next(iter(Loader(self.data.train, min(2, len(self.data.train)))))
         self.task.check(self.task.named(few))
-        parts: dict[str, ModelPart] = {
-            "teacher": self.recipe.teacher,
-            "student": self.recipe.student,
-        }
-        models = {name: self.plans[name].model() for name in parts}
-        for name, part in parts.items():
-            if part.weights is not None:
-                load_weights(models[name], part.weights)
-            first = build.preprocess(self.recipe, part) or nn.Identity()
-            with at_rest(models[name]):
-                said = logits_of(call(models[name], first(self.task.inputs(few))))
-            self.task.check_logits(said, name)
-        teacher = Teacher(models["teacher"], build.preprocess(self.recipe, self.recipe.teacher))
-        self._distiller(models["student"], teacher, self.method).prepare(few)
+        teacher = self.origin.trial()
+        module = teacher.module if isinstance(teacher, Teacher) else None
+        student = self._new_student(self.recipe.seeds[0], module)
+        first = build.preprocess(self.recipe, self.recipe.student) or nn.Identity()
+        with at_rest(student):
+            own = logits_of(call(student, first(self.task.inputs(few))))
+        theirs = teacher.knowledge(self.task.named(few), ("logits",)).logits
+        self.task.check_logits(theirs, "teacher")
+        self.task.check_logits(own, "student")
+        source = Rehearsed(teacher, self.codecs) if self.stores else teacher
+        self._distiller(student, source, self.method).prepare(few)
         for training in (self.recipe.teacher.train, self.recipe.train):
             build.training(training)
 
     def teacher(self) -> Finished:
         """Train the teacher, or take the weights that came with it."""
-        part = self.recipe.teacher
-        origin = build.model_origin(self.plans["teacher"], part.weights)
-        made_from = {"model": origin, "normalize": self._normalized(part)}
-        if part.weights is not None:
+        known = self.origin
+        made_from = {"model": known.facts(), "normalize": preprocess_facts(self.recipe)}
+        if isinstance(known, Trained) and self.recipe.teacher.weights is None:
+            return self._trained_teacher(known, made_from)
 
-            def take(path: Path, listener: Listener) -> str:
-                model = self.plans["teacher"].model()
-                load_weights(model, part.weights or "")
-                self._write(path, {"best": model.state_dict()}, {"history": []})
-                return f"{type(model).__name__} with given weights"
+        def take(path: Path, listener: Listener) -> str:
+            weights, record, told = known.take()
+            self._write(path, {"best": weights}, record)
+            return told
 
-            return self.stage("teacher", made_from, take)
-        steps = self.recipe.data.augment if part.augment is None else part.augment
-        augment = build.augmentation(steps, self.recipe.data.seed)
-        seed = self.recipe.seeds[0]
-        made_from |= self._setting(part.train, augment) | {"seed": seed}
-
-        def train(path: Path, listener: Listener) -> str:
-            torch.manual_seed(seed)
-            model, first = self.plans["teacher"].model(), build.preprocess(self.recipe, part)
-            learner = Distiller(None, model, task=self.task, preprocess=first)
-            return self._train(path, listener, learner, part.train, seed, augment, views=0)
-
-        return self.stage("teacher", made_from, train)
+        return self.stage("teacher", made_from, take)
 
     def knowledge(self, teacher: Finished) -> Finished | None:
         """Write down what the teacher knows about the training samples, if that pays."""
@@ -187,20 +185,16 @@ class Run:
             "views": self.views,
             "augment": self.augment.fingerprint() if self.augment else None,
             "precision": self.recipe.train.precision,
-            "store": [options.codec, options.batch_size, options.rows_per_shard],
+            "store": [self.codecs, options.batch_size, options.rows_per_shard],
         }
 
         def extract(path: Path, listener: Listener) -> str:
-            known = self.load_teacher(teacher)
-            chosen = plan(known.module, self.here.device, self.recipe.train.precision)
-            known.module.to(self.here.device)
-            known.arrange(channels_last=chosen.channels_last, compiled=False)
             store = knowledge.write(
                 path / "store",
-                _Planned(known, chosen, self.here.device),
+                self._planned(self.load_teacher(teacher)),
                 self.data.train,
                 taps=taps,
-                codec=options.codec,
+                codec=self.codecs,
                 views=self.views,
                 augment=self.augment,
                 batch_size=options.batch_size,
@@ -231,7 +225,8 @@ class Run:
             source: Knowing = (
                 Teacher.replay(known.path / "store") if known else self.load_teacher(teacher)
             )
-            learner = self._distiller(self._new_student(seed), source, self.method)
+            knows = self._teacher_module(teacher) if self.plans["student"].reuse else None
+            learner = self._distiller(self._new_student(seed, knows), source, self.method)
             return self._train_student(path, listener, learner, seed)
 
         return self.stage(f"student-{seed}", made_from, train)
@@ -245,11 +240,10 @@ class Run:
 
         return self.stage(f"control-{seed}", self._student_setting(seed), train)
 
-    def load_teacher(self, stage: Finished) -> Teacher:
+    def load_teacher(self, stage: Finished) -> Knowing:
         """Return the teacher that a stage left."""
-        module = self.plans["teacher"].model()
-        module.load_state_dict(self.learner(stage).best)
-        return Teacher(module, build.preprocess(self.recipe, self.recipe.teacher))
+        learner = self.learner(stage)
+        return self.origin.load(learner.best, learner.record)
 
     def learner(self, stage: Finished) -> Learner:
         """Return what a stage of training left."""
@@ -280,6 +274,34 @@ class Run:
         self.folder.log("stage done", stage=name, seconds=done.seconds, skipped=done.skipped)
         self.console.done(name, done.seconds, notes[0], skipped=done.skipped)
         return done
+
+    def _trained_teacher(self, known: Trained, made_from: dict[str, Any]) -> Finished:
+        part, seed = self.recipe.teacher, self.recipe.seeds[0]
+        steps = self.recipe.data.augment if part.augment is None else part.augment
+        augment = build.augmentation(steps, self.recipe.data.seed)
+
+        def train(path: Path, listener: Listener) -> str:
+            set_seed(seed)
+            model = known.plan.model()
+            task = Reading(self.task, part.inputs)
+            learner = Distiller(None, model, task=task, preprocess=known.first)
+            return self._train(path, listener, learner, part.train, seed, augment, views=0)
+
+        setting = self._setting(part.train, augment) | {"seed": seed, "inputs": part.inputs}
+        return self.stage("teacher", made_from | setting, train)
+
+    def _teacher_module(self, stage: Finished) -> nn.Module | None:
+        known = self.load_teacher(stage)
+        return known.module if isinstance(known, Teacher) else None
+
+    def _planned(self, known: Knowing) -> Knowing:
+        """Return a teacher that runs where and how is best for it; other frameworks decide."""
+        if not isinstance(known, Teacher):
+            return known
+        chosen = plan(known.module, self.here.device, self.recipe.train.precision)
+        known.module.to(self.here.device)
+        known.arrange(channels_last=chosen.channels_last, compiled=False)
+        return _Planned(known, chosen, self.here.device)
 
     def _train_student(self, path: Path, listener: Listener, learner: Distiller, seed: int) -> str:
         part = self.recipe.train
@@ -323,12 +345,17 @@ class Run:
         write_json(path / "training.json", record)
         (path / "checkpoint.pt").unlink(missing_ok=True)
 
-    def _new_student(self, seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        model = self.plans["student"].model()
+    def _new_student(self, seed: int, teacher: nn.Module | None = None) -> nn.Module:
+        """Return it untrained; where it reuses a classifier and gets no teacher, with its own."""
+        set_seed(seed)
+        plan = self.plans["student"]
+        model = plan.bare()
         if self.recipe.student.weights is not None:
             load_weights(model, self.recipe.student.weights)
-        return model
+        if plan.reuse is None:
+            return model
+        ended = plan.reuse.applied(model, teacher)
+        return ended if teacher is not None else ended.answer_alone()
 
     def _distiller(self, student: nn.Module, teacher: Knowing | None, method: Method) -> Distiller:
         first = build.preprocess(self.recipe, self.recipe.student)
@@ -374,6 +401,9 @@ class _Planned:
 
     def fingerprint(self) -> str:
         return self.teacher.fingerprint()
+
+    def fingerprints(self) -> Mapping[str, str]:
+        return self.teacher.fingerprints()
 
 
 class _Logged:

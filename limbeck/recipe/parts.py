@@ -16,6 +16,7 @@ __all__ = [
     "ModelPart",
     "Normalization",
     "Recipe",
+    "ReusePart",
     "Shrink",
     "Steps",
     "StudentPart",
@@ -27,6 +28,9 @@ Auto = Literal["auto"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Natural = Annotated[int, Field(ge=1)]
 Steps = tuple[str | dict[str, int | float], ...]
+
+_FILES = ("onnx", "keras", "saved_model")
+_ORIGINS = ("build", *_FILES, "fit")
 
 
 class _Part(BaseModel):
@@ -50,7 +54,7 @@ class DataPart(_Part):
 
     Attributes:
         source: a source of Limbeck: ``digits``, ``parquet``, ``image_folder``, ``numpy``,
-            ``huggingface``.
+            ``huggingface``, ``text``.
         build: or a function of your own, ``package.module:function``, that returns the data.
         path: the folder or file that the source reads.
         args: further arguments of the source or the function.
@@ -137,16 +141,58 @@ class ModelPart(_Part):
 
 
 class TeacherPart(ModelPart):
-    """The teacher: given by its weights, or trained first.
+    """The teacher: taken as it is, or trained first.
+
+    Exactly one of ``build``, ``onnx``, ``keras``, ``saved_model`` and ``fit`` says where it is.
 
     Attributes:
-        train: how it is trained if it has no weights: what differs from the student's training.
-        augment: what happens to images while it is trained, if not as the data part says.
+        build: a zoo model's name, or ``package.module:function`` that returns a teacher: a PyTorch
+            module, trained here unless it has weights; an estimator with ``fit``, fitted here
+            unless it is; anything with ``knowledge`` or ``predict_proba``, taken as it is.
+        onnx: an ONNX file.
+        keras: a ``.keras`` file, of Keras 3.
+        saved_model: the folder of a TensorFlow SavedModel.
+        fit: ``package.module:function`` that gets the training inputs and labels as NumPy arrays,
+            and ``args``, and returns a fitted estimator or any other teacher.
+        augment: what happens to images while a module is trained, if not as the data part says.
+        train: how a module is trained if it has no weights: what differs from the student's
+            training.
+        inputs: the field of the samples that it reads, if not the student's.
+        preprocess: ``package.module:function`` that it applies to its inputs first, instead of
+            ``normalize``.
+        layout: ``NHWC`` if it wants the channels of images at the end; of files.
+        returns: what it answers: ``logits``, ``probabilities`` or ``values``; of files.
+        output: the name of the output that is the answer, if it has several; of files.
     """
 
-    build: str
+    onnx: Path | None = None
+    keras: Path | None = None
+    saved_model: Path | None = None
+    fit: str | None = None
     augment: Steps | None = None
     train: TrainPart = TrainPart()
+    inputs: str = "inputs"
+    preprocess: str | None = None
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    returns: Literal["logits", "probabilities", "values"] = "logits"
+    output: str | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TeacherPart:
+        if len(self.origins) != 1:
+            raise ValueError(f"give one of {', '.join(_ORIGINS)}")
+        file = self.origins[0] in _FILES
+        idle = [] if self.build is not None else ["weights", "augment", "train"]
+        idle += ["args"] if file else ["layout", "returns", "output"]
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing for a teacher from {self.origins[0]}")
+        return self
+
+    @property
+    def origins(self) -> list[str]:
+        """Which of the keys that say where it is are there."""
+        return [name for name in _ORIGINS if getattr(self, name) is not None]
 
 
 class Shrink(_Part):
@@ -161,14 +207,32 @@ class Shrink(_Part):
     width: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+class ReusePart(_Part):
+    """A student that ends in the teacher's classifier: :func:`limbeck.students.reuse_classifier`.
+
+    Attributes:
+        factor: by how much the projector's inner width is smaller than the teacher's channels.
+        student_maps: the student's module whose maps enter the projector.
+        teacher_maps: the teacher's module whose maps they are to become.
+    """
+
+    factor: Natural = 2
+    student_maps: str = "stage[-1]"
+    teacher_maps: str = "stage[-1]"
+
+
 class StudentPart(ModelPart):
     """The student: a model of its own, or the teacher's family made smaller.
 
     Attributes:
         shrink: derive it from the teacher instead of ``build``.
+        reuse_classifier: whether it ends in a projector and the teacher's classifier, as
+            ``method: simkd`` needs it; or how. Both ship with it. Its control has the same
+            projector, and a classifier that it learns.
     """
 
     shrink: Shrink | None = None
+    reuse_classifier: bool | ReusePart = False
 
     @model_validator(mode="after")
     def _one_origin(self) -> StudentPart:
@@ -185,14 +249,16 @@ class KnowledgePart(_Part):
             stores logits, up to 2 GiB, and runs the teacher for features.
         views: how many augmented views of each sample a store holds; epochs cycle through them.
             ``auto`` is one for each epoch, or one if there is no augmentation.
-        codec: ``half`` or ``full`` precision.
+        codec: how answers are kept: ``half``, ``full``, ``top16``, ``sample64``, ``int8``, ...; for
+            all taps, or one for each. A part of an answer is kept at the temperature at which the
+            method compares it, if none is said.
         batch_size: samples that the teacher sees at once.
         rows_per_shard: samples in a file of the store.
     """
 
     store: bool | Auto = "auto"
     views: Natural | Auto = "auto"
-    codec: str = "half"
+    codec: str | dict[str, str] = "half"
     batch_size: Natural = 256
     rows_per_shard: Natural = 16384
 
@@ -256,7 +322,7 @@ class Recipe(_Part):
         if isinstance(method, (list, tuple)):
             filled["method"] = [{"name": m} if isinstance(m, str) else m for m in method]
         teacher, train = filled.get("teacher"), filled.get("train") or {}
-        if isinstance(teacher, Mapping) and isinstance(train, Mapping):
+        if isinstance(teacher, Mapping) and teacher.get("build") and isinstance(train, Mapping):
             own = teacher.get("train") or {}
             filled["teacher"] = dict(teacher) | {"train": {**train, **own}}
         return filled

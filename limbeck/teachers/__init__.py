@@ -1,7 +1,23 @@
-"""Who knows: a frozen module, a store that replays one."""
+"""Who knows: a module, a model of another framework, several as one, a store that replays one."""
 
+from limbeck.teachers.contents import module_fingerprint
+from limbeck.teachers.ensemble import Ensemble
+from limbeck.teachers.foreign import Foreign
 from limbeck.teachers.knowing import Knowing
-from limbeck.teachers.module import Teacher, module_fingerprint
+from limbeck.teachers.module import Teacher
+from limbeck.teachers.rehearsed import Rehearsed
 from limbeck.teachers.replay import Replay
+from limbeck.teachers.returns import Returns
+from limbeck.teachers.served import Served
 
-__all__ = ["Knowing", "Replay", "Teacher", "module_fingerprint"]
+__all__ = [
+    "Ensemble",
+    "Foreign",
+    "Knowing",
+    "Rehearsed",
+    "Replay",
+    "Returns",
+    "Served",
+    "Teacher",
+    "module_fingerprint",
+]

@@ -5,7 +5,6 @@ Letters: B samples.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,26 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.data.samples import Batch
+from limbeck.files import digest
 from limbeck.imports import portrait
+from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import call, macs
 from limbeck.knowledge.record import Knowledge
 from limbeck.knowledge.taps import Taps
+from limbeck.teachers.callable import from_callable
+from limbeck.teachers.contents import module_fingerprint
+from limbeck.teachers.ensemble import ensemble
+from limbeck.teachers.foreign import read
+from limbeck.teachers.keras import from_keras
+from limbeck.teachers.onnx import from_onnx
+from limbeck.teachers.served import Served
+from limbeck.teachers.sklearn import from_sklearn
+from limbeck.teachers.tensorflow import from_saved_model
 
 if TYPE_CHECKING:
     from limbeck.teachers.replay import Replay
 
-__all__ = ["Teacher", "module_fingerprint"]
+__all__ = ["Teacher"]
 
 
 class Teacher:
@@ -32,6 +42,9 @@ class Teacher:
     It is frozen and in eval mode, and is put back into eval mode if anything else called
     ``.train()`` on it. It belongs to no other module, so its parameters reach neither an optimizer
     nor a checkpoint. It runs in ``torch.inference_mode`` on the device of the batch.
+
+    Teachers of other kinds are made by ``from_callable``, ``from_keras``, ``from_onnx``,
+    ``from_saved_model``, ``from_sklearn``, ``ensemble``, ``replay`` and ``served``.
 
     Args:
         module: called with the batch's inputs.
@@ -44,6 +57,14 @@ class Teacher:
     Knowledge(logits (2, 3) float32; from Linear)
     """
 
+    ensemble = staticmethod(ensemble)
+    from_callable = staticmethod(from_callable)
+    from_keras = staticmethod(from_keras)
+    from_onnx = staticmethod(from_onnx)
+    from_saved_model = staticmethod(from_saved_model)
+    from_sklearn = staticmethod(from_sklearn)
+    served = Served  # which says what the arguments are
+
     def __init__(
         self,
         module: nn.Module,
@@ -51,6 +72,7 @@ class Teacher:
         *,
         inputs: str | Callable[[Batch], Any] = "inputs",
     ) -> None:
+        module = as_module(module, fresh=False)
         self.module = module.eval().requires_grad_(False)
         self.preprocess = preprocess
         self.inputs = inputs
@@ -60,11 +82,16 @@ class Teacher:
         self._run: Callable[..., Any] = module
 
     @staticmethod
-    def replay(path: str | Path) -> Replay:
-        """Return a teacher that reads its answers from a knowledge store."""
+    def replay(path: str | Path, **options: Any) -> Replay:
+        """Return a teacher that reads its answers from a knowledge store.
+
+        Args:
+            path: the store's folder, or a URL that fsspec knows.
+            options: of :class:`limbeck.teachers.Replay`.
+        """
         from limbeck.teachers.replay import Replay
 
-        return Replay(path)
+        return Replay(path, **options)
 
     def knowledge(self, batch: Batch, taps: Sequence[str] = ("logits",)) -> Knowledge:
         """Return the tapped tensors of a batch, without gradients.
@@ -76,24 +103,32 @@ class Teacher:
         Raises:
             InputError: a tap is not in the module.
         """
-        inputs = self.inputs(batch) if callable(self.inputs) else batch[self.inputs]
-        self._follow(inputs)
-        captured = self._captured(inputs, tuple(taps))
+        captured = self._captured(self._read(batch), tuple(taps))
         # What was made in inference mode cannot be saved for a backward pass; copies can.
         tensors = {name: tensor.clone() for name, tensor in captured.items()}
         return Knowledge(tensors, ids=batch.get("id"), provenance=type(self.module).__name__)
 
     def fingerprint(self) -> str:
         """Return a hash of the module's structure and weights and of the preprocessing."""
+        return digest(self.fingerprints())
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return one hash of the module's structure and weights, and one of the preprocessing."""
         first = self.preprocess
         seen = module_fingerprint(first) if isinstance(first, nn.Module) else portrait(first)
-        return module_fingerprint(self.module, seen, portrait(self.inputs))
+        return {
+            "weights": module_fingerprint(self.module),
+            "preprocessing": digest([seen, portrait(self.inputs)]),
+        }
 
     def work(self, batch: Batch) -> int:
         """Return the multiply-accumulates of one answer to a batch."""
-        inputs = self.inputs(batch) if callable(self.inputs) else batch[self.inputs]
-        self._follow(inputs)
-        return macs(self.module, self.preprocess(inputs) if self.preprocess else inputs)[0] or 0
+        return macs(self.module, self.prepared(batch))[0] or 0
+
+    def prepared(self, batch: Batch) -> Any:
+        """Return what the module is called with for a batch."""
+        inputs = self._read(batch)
+        return self.preprocess(inputs) if self.preprocess else inputs
 
     def arrange(self, *, channels_last: bool, compiled: bool) -> None:
         """Lay the weights out and compile the module, or run it as it is."""
@@ -114,8 +149,9 @@ class Teacher:
                 found.prepare(tree_map(_two_rows, inputs))
         return found.capture(lambda: call(self._run, inputs))[1]
 
-    def _follow(self, inputs: Any) -> None:
-        """Move to the device on which the inputs are."""
+    def _read(self, batch: Batch) -> Any:
+        """Return this teacher's field of a batch, and move to the device on which it is."""
+        inputs = read(batch, self.inputs)
         device = next(
             (leaf.device for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None
         )
@@ -124,22 +160,7 @@ class Teacher:
             if isinstance(self.preprocess, nn.Module):
                 self.preprocess.to(device)
             self._device = device
-
-
-def module_fingerprint(module: nn.Module, *more: str) -> str:
-    """Return a short hash of a module's structure, parameters and buffers, and further texts.
-
-    The structure is what ``repr`` shows: classes and options of all parts, so that another
-    activation is another fingerprint.
-    """
-    digest = hashlib.sha256(" ".join((type(module).__qualname__, repr(module), *more)).encode())
-    for name, value in (dict(module.named_buffers()) | module.state_dict()).items():
-        if not isinstance(value, Tensor):
-            digest.update(f"{name} {portrait(value)}".encode())
-            continue
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+        return inputs
 
 
 def _two_rows(value: Any) -> Any:

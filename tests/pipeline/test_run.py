@@ -15,6 +15,7 @@ import yaml
 import limbeck as lb
 from limbeck import pipeline
 from limbeck.files import read_json
+from limbeck.pipeline import build
 from limbeck.recipe import bundled, find, load, parse, template
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
@@ -125,6 +126,44 @@ def test_a_run_that_is_not_finished_has_no_page(tmp_path: Path) -> None:
         pipeline.report(folder)
 
 
+@pytest.mark.parametrize(
+    ("codec", "method", "kept"),
+    [
+        ("top3", "{name: kd, temperature: 4}", "top3@4"),
+        ("{logits: top3}", "kd", "top3@4"),  # the method's own default
+        ("sample9@4", "kd", "sample9@4"),
+        ("half", "kd", "half"),
+    ],
+)
+def test_answers_are_kept_at_the_methods_temperature(codec: str, method: str, kept: str) -> None:
+    """The default would keep the mass at temperature 1, and the run would be refused."""
+    changes = [f"knowledge.codec={codec}", f"method={method}"]
+    recipe = load(TINY, changes)
+    assert build.codecs(recipe, build.method(recipe)) == {"logits": kept}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["knowledge.codec=top3@2", "method={name: kd, temperature: 4}"], "top3@4"),
+        (["knowledge.codec=top3", "method=dkd"], "half"),
+        (["knowledge.codec=top99"], "99"),
+        (["knowledge.codec=tpo3"], "not known"),
+        (["knowledge.codec={conv1: int8}"], "conv1"),
+        (
+            ["knowledge.codec=top3", "method=[{name: kd, temperature: 4}, {name: kd}]",
+             "method.1.temperature=2"],
+            "two temperatures",
+        ),
+    ],
+)  # fmt: skip
+def test_a_codec_that_the_method_cannot_use(changes: list[str], told: str, tmp_path: Path) -> None:
+    """It would be found out when the teacher has been trained and asked."""
+    with pytest.raises(lb.InputError, match=told):
+        pipeline.run(load(TINY, changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
 def test_a_damaged_store_is_not_replayed(tmp_path: Path) -> None:
     """Without it, a flipped bit would teach every later student something else."""
     folder = pipeline.run(load(TINY), tmp_path / "run", until="knowledge")
@@ -146,6 +185,8 @@ def test_a_damaged_store_is_not_replayed(tmp_path: Path) -> None:
         (["method={match: [logits, logits], loss: kl, weight: {warmup: [1.0, 0.5]}}"], ""),
         (["method={name: logit_mse, lambda: 0.1}", "train.trackers=[tensorboard]"], ""),
         (["data.normalize={mean: [0.3], std: [0.2]}", "train.precision=bf16"], ""),
+        (["knowledge.codec=top3"], ""),
+        (["knowledge.codec={logits: sample16}"], ""),
     ],
 )
 def test_what_a_recipe_can_say_runs(changes: list[str], expected: str, tmp_path: Path) -> None:

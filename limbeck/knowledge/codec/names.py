@@ -13,7 +13,7 @@ from limbeck.knowledge.codec.dense import Components, Floats, ScaledIntegers
 from limbeck.knowledge.codec.partial import Draws, MostLikely
 from limbeck.knowledge.codec.protocol import Codec
 
-__all__ = ["at", "get"]
+__all__ = ["at", "get", "partial"]
 
 _PLAIN: dict[str, Codec] = {
     "full": Floats("full", torch.float32),
@@ -72,7 +72,16 @@ def at(name: str, temperature: float) -> str:
     >>> at("top16", 4), at("top16@2", 4), at("half", 4)
     ('top16@4', 'top16@2', 'half')
     """
-    codec = get(name)
-    if not isinstance(codec, (MostLikely, Draws)) or "@" in name:
+    found = get(name)
+    if not isinstance(found, (MostLikely, Draws)) or "@" in name:
         return name
-    return type(codec)(codec.size, temperature).name
+    return type(found)(found.size, temperature).name
+
+
+def partial(name: str) -> bool:
+    """Say whether a codec keeps a part of an answer alone, as :class:`limbeck.losses.SparseLogits`.
+
+    >>> partial("top16"), partial("int8")
+    (True, False)
+    """
+    return isinstance(get(name), (MostLikely, Draws))

@@ -132,20 +132,21 @@ def _config(
     classes: int,
     expansion: float,
 ) -> Config:
+    sides = wholes("image", image, length=3)
     args = {
         "depth": whole("depth", depth),
         "width": whole("width", width),
         "heads": whole("heads", heads),
         "patch": whole("patch", patch),
-        "image": wholes("image", image, length=3),
+        "image": sides,
         "classes": whole("classes", classes),
         "expansion": number("expansion", expansion),
     }
     if width % heads:
         raise InputError(f"width {width} with {heads} heads", expected="a multiple of the heads")
-    if any(side % patch for side in args["image"][1:]):
+    if any(side % patch for side in sides[1:]):
         raise InputError(
-            f"patches of {patch} pixels in an image of {args['image'][1]}×{args['image'][2]}",
+            f"patches of {patch} pixels in an image of {sides[1]}×{sides[2]}",
             expected="a patch that divides both sides",
         )
     return {"build": "vit", "args": args}
