@@ -14,12 +14,7 @@ from torch import Tensor
 
 from limbeck.errors import unknown
 from limbeck.losses import schedules, wrap
-from limbeck.losses.adaptive import (
-    ConfidenceWeighted,
-    LearnedTemperature,
-    SampleTemperature,
-    UncertaintyWeighted,
-)
+from limbeck.losses.adaptive import ConfidenceWeighted, UncertaintyWeighted
 from limbeck.losses.blocks import minilm, patient, tinybert
 from limbeck.losses.classifiers import class_activation, one_for_all, simkd, softmax_regression
 from limbeck.losses.contrast import Contrastive, affinity_mimic, contrastive
@@ -37,7 +32,9 @@ from limbeck.losses.divergences import (
 )
 from limbeck.losses.exits import ClassActivation, OneForAll, SimKD, SoftmaxRegression
 from limbeck.losses.features import attention_transfer, cosine_hint, hint
+from limbeck.losses.fused import FusedLinear, FusedTerms, fused_linear, fused_linear_terms
 from limbeck.losses.heads import FrozenClassifier, ReusedClassifier
+from limbeck.losses.levels import multi_level_logit
 from limbeck.losses.logits import hard_label, kl, logit_mse, probability_mse, soft_cross_entropy
 from limbeck.losses.maps import (
     Frequency,
@@ -80,11 +77,11 @@ from limbeck.losses.selection import (
     semantic_calibration,
 )
 from limbeck.losses.sequence import ctc_aligned, sequence_level
+from limbeck.losses.sparse import SparseLogits
 from limbeck.losses.spec import Setting, Spec, declare, spec_of
 from limbeck.losses.standardized import (
     dist,
     logit_standardized_kl,
-    multi_level_logit,
     spherical,
     transformed_teacher,
     weighted_transformed_teacher,
@@ -95,6 +92,8 @@ from limbeck.losses.teacher_free import (
     universal_self_kd,
     virtual_teacher,
 )
+from limbeck.losses.temperatures import InstanceTemperature, LearnedTemperature, SampleTemperature
+from limbeck.losses.towers import TowerFeatures
 from limbeck.losses.transfer import (
     FactorTransfer,
     Overhaul,
@@ -103,7 +102,13 @@ from limbeck.losses.transfer import (
     factor_transfer,
     overhaul,
 )
-from limbeck.losses.views import self_supervised, self_supervised_logits
+from limbeck.losses.views import (
+    SelfSupervised,
+    ViewHead,
+    self_supervised,
+    self_supervised_logits,
+)
+from limbeck.losses.vocabulary import align_vocabulary
 
 __all__ = [
     "AttentionSelection",
@@ -114,6 +119,9 @@ __all__ = [
     "FocalGlobal",
     "Frequency",
     "FrozenClassifier",
+    "FusedLinear",
+    "FusedTerms",
+    "InstanceTemperature",
     "LearnedTemperature",
     "MaskedGenerative",
     "OneForAll",
@@ -123,17 +131,22 @@ __all__ = [
     "ReusedClassifier",
     "Review",
     "SampleTemperature",
+    "SelfSupervised",
     "SemanticCalibration",
     "Setting",
     "SimKD",
     "SoftmaxRegression",
+    "SparseLogits",
     "Spec",
+    "TowerFeatures",
     "Translator",
     "UncertaintyWeighted",
     "UniversalSelfKD",
     "Variational",
+    "ViewHead",
     "activation_boundary",
     "affinity_mimic",
+    "align_vocabulary",
     "attention_selection",
     "attention_transfer",
     "binary_kl",
@@ -154,6 +167,8 @@ __all__ = [
     "flow",
     "focal_global",
     "frequency",
+    "fused_linear",
+    "fused_linear_terms",
     "get",
     "hard_label",
     "hint",
