@@ -48,7 +48,7 @@ class Rehearsed:
 
     def _kept(self, tap: str, field: Any) -> Any:
         name = self.codecs.get(tap, "half")
-        if not codec.partial(name):
+        if not codec.keeps_a_part(name):
             return field
         chosen = codec.get(name)
         keys = torch.zeros(len(field), dtype=torch.int64, device=field.device)

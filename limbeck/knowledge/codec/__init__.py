@@ -4,7 +4,7 @@ A codec turns a field of a batch into tensors to store, row by row, and back. It
 its settings: ``half``, ``full``, ``int8``, ``pca32``, ``top16``, ``top16@4``, ``sample64@4``.
 """
 
-from limbeck.knowledge.codec.names import at, get, partial
+from limbeck.knowledge.codec.names import at, get, keeps_a_part
 from limbeck.knowledge.codec.protocol import Codec
 
-__all__ = ["Codec", "at", "get", "partial"]
+__all__ = ["Codec", "at", "get", "keeps_a_part"]

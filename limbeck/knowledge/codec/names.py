@@ -13,7 +13,7 @@ from limbeck.knowledge.codec.dense import Components, Floats, ScaledIntegers
 from limbeck.knowledge.codec.partial import Draws, MostLikely
 from limbeck.knowledge.codec.protocol import Codec
 
-__all__ = ["at", "get", "partial"]
+__all__ = ["at", "get", "keeps_a_part"]
 
 _PLAIN: dict[str, Codec] = {
     "full": Floats("full", torch.float32),
@@ -78,10 +78,10 @@ def at(name: str, temperature: float) -> str:
     return type(found)(found.size, temperature).name
 
 
-def partial(name: str) -> bool:
+def keeps_a_part(name: str) -> bool:
     """Say whether a codec keeps a part of an answer alone, as :class:`limbeck.losses.SparseLogits`.
 
-    >>> partial("top16"), partial("int8")
+    >>> keeps_a_part("top16"), keeps_a_part("int8")
     (True, False)
     """
     return isinstance(get(name), (MostLikely, Draws))
