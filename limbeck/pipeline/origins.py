@@ -58,7 +58,15 @@ def origin(recipe: Recipe, data: Data) -> Origin:
     part = recipe.teacher
     first = _preprocess(recipe)
     if part.fit is not None:
-        return _Fitted(recipe, data, part.fit, attribute(part.fit), first)
+        fit = attribute(part.fit)
+        if isinstance(fit, type):
+            raise InputError(
+                f"teacher.fit is {part.fit}, a class",
+                expected="a function that gets the training inputs and labels, and returns a "
+                "fitted teacher",
+                remedy=f"Name an estimator to be fitted under build: {{build: {part.fit!r}}}.",
+            )
+        return _Fitted(recipe, data, part.fit, fit, first)
     if part.build is None:
         return _Taken(part, _from_file(part, first))
     if not is_path(part.build):
