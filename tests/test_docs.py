@@ -12,6 +12,8 @@ import inspect
 import re
 import shlex
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +103,13 @@ def test_the_snippets_of_a_page_run(
     """Without it, what a newcomer copies from the documentation could fail."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "__main__"}
+    main = types.ModuleType("__main__")  # what compiles functions looks their module up
+    monkeypatch.setitem(sys.modules, "__main__", main)
     for block in _blocks("python", [page]):
         if not block.exempt:
             # Empty lines in front make a traceback name the page's line.
             source = "\n" * (block.line - 1) + block.text
-            exec(compile(source, str(page), "exec"), namespace)
+            exec(compile(source, str(page), "exec"), vars(main))
 
 
 @pytest.mark.parametrize("block", RECIPES, ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -20,10 +20,12 @@ from limbeck.tasks import Classification, Quality
 from limbeck.teachers import Teacher
 from limbeck.testing import (
     ContractError,
+    WaitingError,
     check_loss,
     check_method,
     check_task,
     check_teacher,
+    never_waiting,
 )
 
 SPEC = Spec("response", "an example", "classes")
@@ -184,6 +186,196 @@ def test_losses_without_protection(told: str, bare: Callable[..., Tensor]) -> No
     """What ``declare`` does for a loss must be noticed when it is not done."""
     spec = Spec("response", "an example", "classes", per_sample=False)
     assert told in breaches(check_loss, bare, spec=spec)
+
+
+# -- how a loss runs: what a device, a compiler and torch.func must not meet
+
+
+def _reads(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    value = squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+    return value if float(s.detach().nan_to_num().max()) > -1e9 else value + 1
+
+
+def _asks_of_a_mask(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    if mask is not None and not mask.any():
+        return squared(s, t, mask=mask, reduction="sum", temperature=temperature)
+    return squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+
+
+def _selects(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    each = squared(s, t, mask=mask, reduction="none", temperature=temperature)
+    kept = each if mask is None else each[mask.bool()]
+    return reduce(kept if mask is not None and reduction == "mean" and mask.any() else each, None,
+                  reduction)  # fmt: skip
+
+
+def _makes_constants(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    value = squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+    return value * torch.tensor([1.0], device=s.device).squeeze(0)
+
+
+def _counts(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    value = squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+    return value * s.detach().unique().isfinite().any()
+
+
+class _Reader(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient if float(gradient.abs().max()) < 1e30 else 2 * gradient
+
+
+def _reads_backwards(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    value = squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+    return _Reader.apply(value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (_reads, "_local_scalar_dense waits for the device (test_testing.py:"),
+        (_asks_of_a_mask, "_local_scalar_dense waits for the device (test_testing.py:"),
+        (_selects, "index waits for the device (test_testing.py:"),
+        (_makes_constants, "tensor with numbers of Python waits for the device (test_testing.py:"),
+        (_counts, "unique waits for the device (test_testing.py:"),
+        (_reads_backwards, "_local_scalar_dense waits for the device (test_testing.py:"),
+    ],
+)
+def test_losses_that_wait(wrong: Callable[..., Tensor], told: str) -> None:
+    """A GPU would stand still in each step, and nobody without one would know."""
+    assert told.replace("unique", "_unique2") in breaches(
+        check_loss, declare(SPEC)(wrong), compiled=False
+    )
+
+
+def test_losses_may_say_that_they_wait() -> None:
+    """A loss that must look at values could not keep the contract."""
+    by_value = "it looks at the largest logit"
+    spec = replace(SPEC, waits=by_value, uncompiled=by_value, unmapped=by_value)
+    check_loss(declare(spec)(_reads))
+
+
+def _breaks_the_graph(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    torch._dynamo.graph_break()
+    return squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+
+
+def _other_when_compiled(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    value = squared(s, t, mask=mask, reduction=reduction, temperature=temperature)
+    return 2 * value if torch.compiler.is_compiling() else value
+
+
+@declare(Spec("response", "an example", "classes", per_sample=False))
+class _Remembers(nn.Module):
+    """Forgets to move its memory where it is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, s, t):
+        if not torch.compiler.is_compiling():
+            self.seen += 1
+        return squared(s, t)
+
+
+def test_losses_that_do_not_compile() -> None:
+    """A user who compiles would get two graphs, or another loss."""
+    assert "compiled at" in breaches(check_loss, declare(SPEC)(_breaks_the_graph))
+    told = "torch.compile changes the value, a gradient or what is remembered"
+    assert told in breaches(check_loss, declare(SPEC)(_other_when_compiled))
+    check_loss(_Remembers(), compiled=False, shapes=[((6, 5), (6, 5))])
+    assert told in breaches(check_loss, _Remembers(), shapes=[((6, 5), (6, 5))])
+
+
+class _Halved(torch.autograd.Function):
+    """Half the gradient, where torch.func asks for it."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / (2 if torch._C._are_functorch_transforms_active() else 1)
+
+
+def _halved(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    return _Halved.apply(squared(s, t, mask=mask, reduction=reduction, temperature=temperature))
+
+
+def _looks_at_the_batch(s, t, *, mask=None, reduction="mean", temperature=1.0):
+    each = squared(s, t, mask=mask, reduction="none", temperature=temperature)
+    return reduce(each if reduction != "none" or len(s) > 1 else each * 2, mask, reduction)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (_halved, "torch.func.grad gives another gradient than backward()"),
+        (_looks_at_the_batch, "torch.func.vmap gives other values than the batch"),
+        (_reads, "transforms at (6, 5)"),
+    ],
+)
+def test_losses_that_are_not_transformed(wrong: Callable[..., Tensor], told: str) -> None:
+    """Gradients of single samples would be another loss's."""
+    assert told in breaches(check_loss, declare(SPEC)(wrong), compiled=False)
+
+
+META = torch.zeros(3, 4, device="meta")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: META.tolist(),
+        lambda: META.cpu(),
+        lambda: torch.ones(4).to(META),
+        lambda: META + torch.ones(4),
+        lambda: META[[0, 1]],
+        lambda: META[torch.tensor([0, 1])],
+        lambda: META.new_tensor([1.0]),
+        lambda: torch.nn.functional.one_hot(META.long()),
+        lambda: META.repeat_interleave(META[:, 0].long(), dim=0),
+        lambda: META.index_put((META > 0,), torch.zeros(12, device="meta")),
+        lambda: torch.linalg.svd(META),
+    ],
+)
+def test_what_waits(work: Callable[[], Any]) -> None:
+    """A list of operations with a gap would let them pass."""
+    with pytest.raises(WaitingError, match="waits for the device"), never_waiting():
+        work()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: META * torch.tensor(2.0),
+        lambda: torch.where(META > 0, META, 0.0),
+        lambda: META.masked_fill(META > 0, 0.0),
+        lambda: torch.full((3,), 2.0, device="meta") + META[:, 0],
+        lambda: torch.nn.functional.one_hot(META.long(), 4),
+        lambda: META.repeat_interleave(2, dim=0),
+        lambda: META[META.argmax(dim=0) * 0],
+        lambda: torch.ones(4)[torch.ones(4) > 0].tolist(),
+    ],
+)
+def test_what_does_not_wait(work: Callable[[], Any]) -> None:
+    """A check that refuses harmless operations would be switched off."""
+    with never_waiting():
+        work()
 
 
 def test_losses_between_samples_are_not_cut() -> None:

@@ -2,6 +2,7 @@
 
 from limbeck.data import sources
 from limbeck.data.augment import Augmentation, Crop, Cutout, Flip, operation
+from limbeck.data.jagged import Jagged
 from limbeck.data.loader import Loader
 from limbeck.data.preprocess import CIFAR10, IMAGENET, Normalize
 from limbeck.data.samples import Arrays, Batch, Items, Samples, as_samples
@@ -18,6 +19,7 @@ __all__ = [
     "Data",
     "Flip",
     "Items",
+    "Jagged",
     "Loader",
     "Normalize",
     "Samples",

@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_map
 
 from limbeck.data.augment import Augmentation
 from limbeck.data.random import permutation
-from limbeck.data.samples import Batch, Samples
+from limbeck.data.samples import Arrays, Batch, Samples
 from limbeck.errors import InputError
 
 __all__ = ["Loader", "as_float"]
+
+_ALIKE = 32  # batches among which samples are put together by length
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Loader:
 
     ``batch_size`` is that of all processes together: each of W processes gets its part of every
     batch, so the result of training does not depend on W. A shuffled epoch drops the last,
-    incomplete batch; one in order keeps it.
+    incomplete batch; one in order keeps it. Where samples differ in length, those of a shuffled
+    batch are about as long as one another, so that little is padded: chance decides which 32
+    batches' samples are sorted by length and cut into batches, and in which order these come.
 
     Attributes:
         samples: what it reads.
@@ -80,20 +84,35 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's part of each batch, from batch ``start`` on."""
-        count = len(self.samples)
-        order = permutation(count, self.seed, epoch) if self.shuffle else torch.arange(count)
-        whole = list(order.split(self.batch_size))[: self.steps]
-        parts = [rows.tensor_split(self.world)[self.rank] for rows in whole[start:]]
+        whole = self._batches(epoch)[start:]
+        parts = [rows.tensor_split(self.world)[self.rank] for rows in whole]
         view = epoch % self.views if self.views else epoch
         seed = self.augment.seed if self.augment else 0
         for batch in self.samples.batches(parts, view, seed):
             yield as_float(self.augment(batch) if self.augment else batch)
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """Return the rows of each batch of an epoch."""
+        count = len(self.samples)
+        if not self.shuffle:
+            return list(torch.arange(count).split(self.batch_size))
+        order = permutation(count, self.seed, epoch)[: self.steps * self.batch_size]
+        lengths = self.samples.lengths if isinstance(self.samples, Arrays) else None
+        if lengths is None:
+            return list(order.split(self.batch_size))
+        alike = [_by_length(rows, lengths) for rows in order.split(_ALIKE * self.batch_size)]
+        batches = torch.cat(alike).split(self.batch_size)
+        return [batches[place] for place in permutation(len(batches), self.seed + 1, epoch)]
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
     def __len__(self) -> int:
         return self.steps
+
+
+def _by_length(rows: Tensor, lengths: Tensor) -> Tensor:
+    return rows[lengths.to(rows.device)[rows].argsort(stable=True)]
 
 
 def as_float(batch: Batch) -> Batch:

@@ -24,7 +24,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from limbeck.data.jagged import Jagged
 from limbeck.data.random import key
+from limbeck.data.shown import Show, Shown, portrayed
 from limbeck.errors import InputError, unknown
 
 __all__ = ["Arrays", "Batch", "Items", "Samples", "as_batch", "as_samples", "pixels", "seeded"]
@@ -60,8 +62,10 @@ class Arrays:
     """Samples held in memory as tensors: gathered a batch at a time, without Python per sample.
 
     Attributes:
-        fields: by name, a tensor (N, ...) or a mapping of such tensors.
+        fields: by name, a tensor (N, ...), rows of unequal length as a
+            :class:`limbeck.data.Jagged`, which batches pad, or a mapping of such.
         ids: (N,) int64; by default the row number.
+        show: how the sample of an id is shown to a person, if not by its inputs.
 
     >>> data = Arrays.of(inputs=torch.zeros(4, 1, 8, 8), targets=torch.tensor([0, 1, 0, 1]))
     >>> [batch["id"].tolist() for batch in data.batches([torch.tensor([3, 0])], view=0, seed=0)]
@@ -70,11 +74,12 @@ class Arrays:
 
     fields: Mapping[str, Any]
     ids: Tensor
+    show: Show | None = None
 
     @classmethod
     def of(cls, ids: Any = None, /, **fields: Any) -> Arrays:
         """Make a set from tensors or NumPy arrays of equal length, or mappings of them."""
-        tensors = tree_map(torch.as_tensor, fields)
+        tensors = tree_map(lambda t: t if isinstance(t, Jagged) else torch.as_tensor(t), fields)
         names = [] if ids is None else [torch.as_tensor(ids, dtype=torch.int64)]
         lengths = sorted({tuple(leaf.shape[:1]) for leaf in [*tree_leaves(tensors), *names]})
         if len(lengths) != 1 or not lengths[0]:
@@ -89,13 +94,14 @@ class Arrays:
 
     def subset(self, rows: Tensor) -> Arrays:
         """Return the samples at ``rows``."""
-        return Arrays(self._at(rows), self.ids[rows])
+        return replace(self, fields=self._at(rows), ids=self.ids[rows])
 
     def batches(self, rows: Sequence[Tensor], view: int, seed: int) -> Iterator[Batch]:
         """Yield one batch per tensor of rows."""
         for part in rows:
             here = part.to(self.ids.device)
-            yield self._at(here) | {"id": self.ids[here], "view": torch.full_like(here, view)}
+            found = {name: tree_map(_dense, field) for name, field in self._at(here).items()}
+            yield found | {"id": self.ids[here], "view": torch.full_like(here, view)}
 
     def column(self, field: str) -> Any:
         """Return one field of all samples."""
@@ -105,8 +111,9 @@ class Arrays:
         """Return a hash of the contents."""
         digest = hashlib.sha256(self.ids.cpu().numpy().tobytes())
         for path, tensor in tree_flatten_with_path(dict(self.fields))[0]:
-            if not isinstance(tensor, Tensor):  # a text, in a batch of :class:`Items`
-                digest.update(f"{path} {tensor!r}".encode())
+            if not isinstance(tensor, Tensor):  # rows of unequal length, or a text of an item
+                told = tensor.fingerprint() if isinstance(tensor, Jagged) else repr(tensor)
+                digest.update(f"{path} {told}".encode())
                 continue
             digest.update(f"{path} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -115,7 +122,19 @@ class Arrays:
     def to(self, device: torch.device | str) -> Arrays:
         """Return the same samples on another device, where batches are then gathered."""
         moved = tree_map(lambda tensor: tensor.to(device), dict(self.fields))
-        return Arrays(moved, self.ids.to(device))
+        return replace(self, fields=moved, ids=self.ids.to(device))
+
+    def shown(self, row: int) -> Shown:
+        """Return how the sample at a row is shown to a person."""
+        if self.show is not None:
+            return self.show(int(self.ids[row]))
+        return _shown(next(self.batches([torch.tensor([row])], view=0, seed=0)))
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """(N,) how long each sample is, if their inputs differ in that."""
+        inputs = self.fields.get("inputs")
+        return inputs.lengths if isinstance(inputs, Jagged) else None
 
     @property
     def nbytes(self) -> int:
@@ -199,11 +218,26 @@ class Items:
         parts = [_field(batch, field) for batch in self.batches(rows, view=0, seed=0)]
         return tree_map(lambda *columns: torch.cat(columns), *parts)
 
+    def shown(self, row: int) -> Shown:
+        """Return how the sample at a row is shown to a person."""
+        return _shown(next(self.batches([torch.tensor([row])], view=0, seed=0)))
+
     def fingerprint(self) -> str:
         """Return a hash of the ids, the source's name and its first sample."""
         first = next(self.batches([torch.arange(min(1, len(self)))], view=0, seed=0))
         text = f"{self.name} {Arrays(first, first['id']).fingerprint()}".encode()
         return hashlib.sha256(text + self.ids.numpy().tobytes()).hexdigest()[:16]
+
+
+def _dense(field: Any) -> Any:
+    """Return a field as a batch has it."""
+    return field.dense() if isinstance(field, Jagged) else field
+
+
+def _shown(batch: Batch) -> Shown:
+    """Return how the inputs of the only sample of a batch are shown."""
+    inputs = tree_map(lambda t: t[0] if isinstance(t, Tensor) else t, batch.get("inputs"))
+    return portrayed(inputs)
 
 
 def _field(fields: Mapping[str, Any], name: str) -> Any:

@@ -6,13 +6,15 @@ Letters: N samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.data.random import key
+from limbeck.data.readers import Reader
 from limbeck.data.samples import Samples
 from limbeck.errors import InputError
 
@@ -29,6 +31,10 @@ class Data:
         test: what is measured once, at the end.
         labels: the classes' names, in the order of their numbers; empty if there are no classes.
         name: for messages and reports.
+        facts: by field, what models of the zoo that read it are to know of it, by the names of
+            their arguments: ``{"inputs": {"vocab": 8000}}``.
+        reader: what makes inputs of raw samples, texts say, if the models are not called with
+            these; it ships with the student.
     """
 
     train: Samples
@@ -36,6 +42,8 @@ class Data:
     test: Samples
     labels: tuple[str, ...] = ()
     name: str = "data"
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reader: Reader | None = None
 
     def fingerprint(self) -> str:
         """Return a short text that changes when any of the samples changes."""

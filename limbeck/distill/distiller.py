@@ -13,10 +13,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from limbeck.data.samples import Batch
 from limbeck.errors import InputError
+from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import at_rest, call, logits_of, macs
 from limbeck.knowledge.record import Knowledge
 from limbeck.knowledge.taps import Taps
@@ -26,7 +27,7 @@ from limbeck.methods import none
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, as_method
 from limbeck.students.adapters import Alignment, Alignments, align
-from limbeck.tasks.task import Task
+from limbeck.tasks.task import Task, Tokened
 from limbeck.teachers.knowing import Knowing
 from limbeck.teachers.module import Teacher
 
@@ -97,6 +98,7 @@ class Distiller(nn.Module):
                 f"the method {chosen.name} without a teacher", expected="a teacher, or no method"
             )
         knows = teacher if teacher is None or isinstance(teacher, Knowing) else Teacher(teacher)
+        student = as_module(student)
         # In a tuple, so that PyTorch does not take a module for a part of this one.
         self._aside: tuple[Knowing | None, Callable[..., Any]] = (knows, student)
         self.student = student
@@ -109,7 +111,8 @@ class Distiller(nn.Module):
         inner = [inspect.unwrap(match.loss) for match in chosen.matches]
         self.losses = nn.ModuleList(loss for loss in inner if isinstance(loss, nn.Module))
         self._made: tuple[Callable[..., Tensor], ...] = ()
-        self._taps = Taps(student, ["logits", *(t for m in chosen.matches for t in m.students)])
+        own = [t for match in chosen.matches for t in (*match.students, *match.taps.values())]
+        self._taps = Taps(student, ["logits", *own])
         self._theirs = tuple(dict.fromkeys(t for m in chosen.matches for t in m.teachers))
 
     @property
@@ -136,11 +139,15 @@ class Distiller(nn.Module):
             The distiller itself.
 
         Raises:
-            InputError: a tap is not found, shapes cannot be adapted, the class counts differ.
+            InputError: a tap is not found, shapes cannot be adapted, the class counts differ, the
+                batch lacks a field that a match reads.
         """
         few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, self.task.named(batch))
-        self._taps.prepare(self._inputs(few))
-        own, theirs = self._dry_run(few)
+        for match in self.method.matches:
+            match.read(few)
+        shown, views = self._shown(few)
+        self._taps.prepare(self._inputs(shown))
+        own, theirs = self._dry_run(shown)
         self.task.check_logits(own.logits, "student")
         if theirs is not None and "logits" in theirs.tensors:
             self.task.check_logits(theirs.logits, "teacher")
@@ -150,7 +157,7 @@ class Distiller(nn.Module):
             self._make_losses(own, theirs)
         if not len(self.losses):  # those with a memory would remember the dry run
             with torch.no_grad():
-                self._terms(few, own, theirs)
+                self._terms(few, own, theirs, views)
         self._warn_if_larger()
         return self
 
@@ -163,14 +170,16 @@ class Distiller(nn.Module):
         batch = self.task.named(batch)
         if not self.prepared:
             self._prepare_late(batch)
-        own = self._student_knowledge(batch)
+        shown, views = self._shown(batch)
+        own = self._student_knowledge(shown)
         theirs = (
-            self.teacher.knowledge(batch, self._theirs) if self.teacher and self._theirs else None
+            self.teacher.knowledge(shown, self._theirs) if self.teacher and self._theirs else None
         )
-        terms = self._terms(batch, own, theirs)
+        terms = self._terms(batch, own, theirs, views)
         total = sum((weight * term for weight, term in terms.values()), own.logits.new_zeros(()))
-        shown = {name: term.detach() for name, (_, term) in terms.items()}
-        return Distilled(total.float(), shown, own, theirs, self.task.count(batch))
+        values = {name: term.detach() for name, (_, term) in terms.items()}
+        plain = own.every(views), None if theirs is None else theirs.every(views)
+        return Distilled(total.float(), values, *plain, self.task.count(batch))
 
     def work(self, batch: Any) -> int:
         """Estimate the multiply-accumulates of a training step on a batch, (B, ...).
@@ -179,7 +188,7 @@ class Distiller(nn.Module):
         that of a teacher which runs beside it counts once.
         """
         named = self.task.named(batch)
-        one = tree_map(lambda t: t[:1] if isinstance(t, Tensor) else t, named)
+        one, _ = self._shown(tree_map(lambda t: t[:1] if isinstance(t, Tensor) else t, named))
         total = 3 * (macs(self.student, self._inputs(one))[0] or 0)
         if isinstance(self.teacher, Teacher) and self._theirs:
             total += self.teacher.work(one)
@@ -218,15 +227,25 @@ class Distiller(nn.Module):
         inputs = self.task.inputs(batch)
         return self.preprocess(inputs) if self.preprocess else inputs
 
+    def _shown(self, batch: Batch) -> tuple[Batch, int]:
+        """Return the batch as both models see it, and how many views (rows) of each sample."""
+        make = self.method.views
+        if make is None:
+            return batch, 1
+        views = make(batch)
+        return {**batch, "inputs": views.flatten(0, 1)}, views.shape[1]
+
     def _student_knowledge(self, batch: Batch) -> Knowledge:
         inputs = self._inputs(batch)
         _, captured = self._taps.capture(lambda: call(self._aside[1], inputs))
         return Knowledge(captured, batch.get("id"), self.task.mask(batch), "the student")
 
     def _terms(
-        self, batch: Batch, own: Knowledge, theirs: Knowledge | None
+        self, batch: Batch, own: Knowledge, theirs: Knowledge | None, views: int
     ) -> dict[str, tuple[float, Tensor]]:
         """Return each term's weight and value; the label's only if it counts."""
+        everything = own, theirs
+        own, theirs = own.every(views), None if theirs is None else theirs.every(views)
         terms: dict[str, tuple[float, Tensor]] = {}
         label = self.method.label_weight
         weight = value_at(1.0 if label is None else label, self.progress)
@@ -240,17 +259,42 @@ class Distiller(nn.Module):
         }
         parts = zip(self.method.matches, self.alignments, self._made, strict=True)
         for match, alignment, loss in parts:
-            pair = alignment(*_pair(match, own, theirs))
-            value = match.compare(pair[0], pair[1], context, loss)
+            seen = everything if match.views else (own, theirs)
+            pair = alignment(*_pair(match, *seen))
+            more = match.read(batch) | {name: seen[0][tap] for name, tap in match.taps.items()}
+            if own.mask is None:
+                context["mask"] = self._tokens(batch, pair[0])
+            value = match.compare(pair[0], pair[1], context | more, loss)
             terms[_unused(match.name, terms)] = (value_at(match.weight, self.progress), value)
         return terms
+
+    def _tokens(self, batch: Batch, tapped: Any) -> Tensor | None:
+        """Return which tokens are no padding, (B, T), if what was tapped has a row for each."""
+        mask = self.task.tokens(batch) if isinstance(self.task, Tokened) else None
+        if mask is None:
+            return None
+        states, scores = (*mask.shape,), (mask.shape[1],) * 2
+        fits = all(
+            (t.ndim == 3 and t.shape[:2] == states) or (t.ndim == 4 and t.shape[2:] == scores)
+            for t in tree_leaves(tapped)
+        )
+        return mask if fits else None
 
     def _dry_run(self, batch: Batch) -> tuple[Knowledge, Knowledge | None]:
         with at_rest(self.student):
             own = self._student_knowledge(batch)
         if self.teacher is None or not self._theirs:
             return own, None
-        return own, self.teacher.knowledge(batch, self._theirs)
+        theirs = self.teacher.knowledge(batch, self._theirs)
+        rows = {len(known[tap]) for known in (own, theirs) for tap in known.fields}
+        if self.method.views is not None and rows != {len(batch["inputs"])}:
+            raise InputError(
+                f"{self.method.name} shows {len(batch['inputs'])} views of two samples; there came "
+                f"answers to {' and '.join(map(str, sorted(rows)))}",
+                expected="a teacher that answers to each view, as a module does and a store does "
+                "not, and a task whose inputs are the batch's field 'inputs'",
+            )
+        return own, theirs
 
     def _alignment(
         self, match: Match, own: Knowledge, theirs: Knowledge | None

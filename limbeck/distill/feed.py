@@ -16,12 +16,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
+from limbeck.data.augment import Augmentation
 from limbeck.data.loader import Loader
 from limbeck.data.samples import Arrays, as_samples
 from limbeck.errors import InputError
 from limbeck.tasks.task import Task
+from limbeck.teachers.knowing import Knowing
+from limbeck.teachers.replay import Replay
 
-__all__ = ["Feed", "feed", "inspected", "pieces", "put"]
+__all__ = ["Feed", "check_stored", "feed", "inspected", "pieces", "put"]
 
 _ON_DEVICE_BYTES = 4 * 2**30
 
@@ -83,6 +86,22 @@ def feed(
     if isinstance(samples, Arrays) and device.type != "cpu" and samples.nbytes < _ON_DEVICE_BYTES:
         samples = samples.to(device)
     return Loader(samples, min(batch_size, len(samples)), rank=rank, world=world, **options)
+
+
+def check_stored(teacher: Knowing | None, train: Any, augment: Augmentation | None) -> None:
+    """Refuse a teacher that reads stored answers, if they are about other samples or views.
+
+    Of the batches of a user's own DataLoader, the samples are looked for as they come.
+
+    Raises:
+        InputError: what differs, and what would go wrong.
+    """
+    if not isinstance(teacher, Replay) or isinstance(train, DataLoader):
+        return
+    if isinstance(train, Loader):
+        teacher.check(train.samples, train.augment)
+    else:
+        teacher.check(as_samples(train), augment)
 
 
 def inspected(source: Feed, task: Task) -> bool:

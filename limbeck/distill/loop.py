@@ -24,7 +24,7 @@ from limbeck.data.samples import Batch
 from limbeck.distill import optim
 from limbeck.distill.distiller import Distilled, Distiller
 from limbeck.distill.engine import engine, place
-from limbeck.distill.feed import Feed, feed, inspected, pieces, put
+from limbeck.distill.feed import Feed, check_stored, feed, inspected, pieces, put
 from limbeck.distill.interrupt import Interrupt, interruptible
 from limbeck.distill.plan import Plan, plan
 from limbeck.distill.state import State, Weights
@@ -143,6 +143,7 @@ def fit(
         views=views,
         **part,
     )
+    check_stored(distiller.teacher, train, augment)
     checks = None if validation is None else feed(validation, 512, here.device, **part)
     total = epochs * source.steps
     known = all(inspected(given, distiller.task) for given in (source, checks) if given)

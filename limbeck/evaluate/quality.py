@@ -41,6 +41,7 @@ def evaluate(
     task: Task,
     *,
     reference: Answer | None = None,
+    watch: Callable[[Batch, Mapping[str, Tensor]], None] | None = None,
 ) -> dict[str, Measured]:
     """Measure several models in one pass over the data.
 
@@ -51,6 +52,7 @@ def evaluate(
             its own part.
         task: what a batch means.
         reference: whose answers the others are compared with, usually the teacher's.
+        watch: is shown each batch and all answers to it, by name.
 
     >>> import limbeck as lb
     >>> data = (torch.eye(3), torch.tensor([0, 1, 1]))
@@ -66,6 +68,8 @@ def evaluate(
         if not task.count(batch):
             continue
         said = {answer: answer(batch) for answer in {*answers.values(), *filter(None, [reference])}}
+        if watch is not None:
+            watch(batch, {name: said[answer] for name, answer in answers.items()})
         for name, answer in answers.items():
             meters[name].update(said[answer], batch)
             if reference is not None:

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
 from limbeck.losses.geometry import flat, same_batch, unit
 from limbeck.losses.spec import Setting, Spec, declare
+from limbeck.losses.wrap import processes
 
 __all__ = [
     "Contrastive",
@@ -80,7 +82,7 @@ def contrastive(
     return _nce(scores, count / (n_data or count + 1), eps=0.0)
 
 
-@declare(Spec("contrast", _CRD, zero_at_equal=False, per_sample=False))
+@declare(Spec("contrast", _CRD, zero_at_equal=False, per_sample=False, whole_batch=True))
 class Contrastive(nn.Module):
     r"""Contrastive representation distillation: embeddings, memories, both directions.
 
@@ -92,8 +94,8 @@ class Contrastive(nn.Module):
     place and at K others drawn with the device's default generator. The constants Z are set from
     the first batch, as in the authors' code; the memories move after use, in training mode.
 
-    Across processes, :func:`limbeck.losses.wrap.gathered` keeps the memories equal; each process
-    draws its own negatives.
+    Across processes each sees the samples of all, so that the memories and the constants are equal
+    everywhere; each draws its own negatives.
 
     Args:
         student_features: the student's width D, all dimensions but the first multiplied.
@@ -219,6 +221,7 @@ class Contrastive(nn.Module):
         """Return log Z of both directions; the first batch sets them."""
         rows = scores.flatten(1)
         seen = rows.logsumexp(1) - math.log(rows.shape[1]) + math.log(self.n_data)
+        seen = _mean_of_processes(seen)  # their negatives differ
         self.log_constants.copy_(
             torch.where(self.log_constants.isinf(), seen.to(self.log_constants), self.log_constants)
         )
@@ -341,6 +344,15 @@ def _places(n_data: int, labels: Tensor | Sequence[int] | None) -> tuple[Tensor,
         )
     first = counts.cumsum(0) - counts
     return index.argsort(stable=True), first[index], counts[index]
+
+
+def _mean_of_processes(values: Tensor) -> Tensor:
+    """Return the mean over all processes; alone, the values themselves."""
+    if processes() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / processes()
 
 
 @torch.no_grad()

@@ -66,10 +66,12 @@ def dkd(
     require_positive(temperature)
     student, teacher = comparable(student, teacher, mask, remedy=REMEDY)
     labels = label_index(targets, student, mask)
-    own, theirs = student / temperature, teacher / temperature
-    target = divergence(_target_or_not(theirs, labels), _target_or_not(own, labels))
-    others = divergence(others_of(theirs, labels), others_of(own, labels))
-    return temperature**2 * reduce(alpha * target + beta * others, mask, reduction)
+    (target_q, others_q), (target_p, others_p) = (
+        _decoupled(logits / temperature, labels) for logits in (student, teacher)
+    )
+    target = divergence(target_p, target_q, alpha * temperature**2)
+    others = divergence(others_p, others_q, beta * temperature**2)
+    return reduce(target + others, mask, reduction)
 
 
 @declare(Spec("response", _NKD, "classes", zero_at_equal=False))
@@ -202,7 +204,11 @@ def others_of(logits: Tensor, labels: Tensor) -> Tensor:
     return F.log_softmax(_except(logits, labels), -1)
 
 
-def _target_or_not(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the log-probabilities (..., 2) of the label's class and of all others together."""
-    margin = of_label(logits, labels) - _except(logits, labels).logsumexp(-1)
-    return F.logsigmoid(torch.stack((margin, -margin), -1))
+def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities (..., 2) of the label's class and of all others, and others_of.
+
+    Both come from the logits without the label's, so that neither is a small difference.
+    """
+    rest = _except(logits, labels)
+    margin = logits.gather(-1, labels) - rest.logsumexp(-1, keepdim=True)
+    return F.logsigmoid(torch.cat((margin, -margin), -1)), F.log_softmax(rest, -1)

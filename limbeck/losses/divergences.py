@@ -33,7 +33,14 @@ _REMEDY = "Give both models the same number of classes, or compare them with uni
 _EXCLUDED = -1e30  # stands for the logarithm of 0: finite, so that no gradient is NaN
 
 
-@declare(Spec("response", "Gu, Dong, Wei, Huang 2023 (MiniLLM), arXiv:2306.08543", "classes"))
+@declare(
+    Spec(
+        "response",
+        "Gu, Dong, Wei, Huang 2023 (MiniLLM), arXiv:2306.08543",
+        "classes",
+        partial="merged",
+    )
+)
 def reverse_kl(
     student: Tensor,
     teacher: Tensor,
@@ -69,7 +76,9 @@ def reverse_kl(
     return temperature**2 * reduce(_divergence(log_q, log_p), mask, reduction)
 
 
-@declare(Spec("response", "Agarwal et al. 2024 (GKD), arXiv:2306.13649", "classes"))
+@declare(
+    Spec("response", "Agarwal et al. 2024 (GKD), arXiv:2306.13649", "classes", partial="merged")
+)
 def jensen_shannon(
     student: Tensor,
     teacher: Tensor,
@@ -114,7 +123,14 @@ def jensen_shannon(
     return temperature**2 * reduce(values, mask, reduction)
 
 
-@declare(Spec("response", "Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv:2402.03898", "classes"))
+@declare(
+    Spec(
+        "response",
+        "Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv:2402.03898",
+        "classes",
+        partial="merged",
+    )
+)
 def skewed_kl(
     student: Tensor,
     teacher: Tensor,
@@ -153,7 +169,14 @@ def skewed_kl(
     return temperature**2 * reduce(values, mask, reduction)
 
 
-@declare(Spec("response", "Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv:2402.03898", "classes"))
+@declare(
+    Spec(
+        "response",
+        "Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv:2402.03898",
+        "classes",
+        partial="merged",
+    )
+)
 def skewed_reverse_kl(
     student: Tensor,
     teacher: Tensor,
@@ -191,7 +214,14 @@ def skewed_reverse_kl(
     return temperature**2 * reduce(values, mask, reduction)
 
 
-@declare(Spec("response", "Wen, Li, Du, Mou 2023 (f-distill), arXiv:2307.15190", "classes"))
+@declare(
+    Spec(
+        "response",
+        "Wen, Li, Du, Mou 2023 (f-distill), arXiv:2307.15190",
+        "classes",
+        partial="merged",
+    )
+)
 def total_variation(
     student: Tensor,
     teacher: Tensor,

@@ -217,7 +217,7 @@ class SimKD(nn.Module):
                 expected="one that ends in the teacher's",
                 consequence="SimKD learns without labels: that classifier would stay as it is.",
                 remedy="Call limbeck.students.reuse_classifier(student, teacher, sample) first, "
-                "and train what it returns.",
+                "and train what it returns; in a recipe: student: {reuse_classifier: true}.",
             )
         if student.shape[1] != teacher.shape[1] or student.ndim != 4 or teacher.ndim != 4:
             raise InputError(

@@ -18,7 +18,7 @@ __all__ = ["hard_label", "kl", "logit_mse", "probability_mse", "soft_cross_entro
 _HINTON = "Hinton, Vinyals, Dean 2015, arXiv:1503.02531"
 
 
-@declare(Spec("response", _HINTON, "classes"))
+@declare(Spec("response", _HINTON, "classes", partial="linear"))
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -53,10 +53,10 @@ def kl(
     tensor(0.1308)
     """
     log_q, log_p = log_probabilities(student, teacher, temperature, mask)
-    return temperature**2 * reduce(divergence(log_p, log_q), mask, reduction)
+    return reduce(divergence(log_p, log_q, temperature**2), mask, reduction)
 
 
-@declare(Spec("response", _HINTON, "classes", zero_at_equal=False))
+@declare(Spec("response", _HINTON, "classes", zero_at_equal=False, partial="linear"))
 def soft_cross_entropy(
     student: Tensor,
     teacher: Tensor,
@@ -98,6 +98,7 @@ def soft_cross_entropy(
         "Lee 2013, Pseudo-Label, ICML workshop on challenges in representation learning",
         "classes",
         zero_at_equal=False,
+        partial="top",
     )
 )
 def hard_label(

@@ -308,8 +308,8 @@ def frequency(
         )
     total = student.new_zeros(len(student))
     for level in range(levels):
-        student, own_BCOHW = _haar(student)
-        teacher, theirs_BCOHW = _haar(teacher)
+        student, own_BCOHW = haar(student)
+        teacher, theirs_BCOHW = haar(teacher)
         distance_BHW = (own_BCOHW - theirs_BCOHW).abs().mean((1, 2))
         if tokens is not None:
             scores = torch.einsum("kc,bchw->bkhw", tokens[level], theirs_BCOHW.sum(2))
@@ -323,15 +323,17 @@ class Frequency(nn.Module):
     """:func:`frequency` with its tokens, which say where in a map the detail matters.
 
     The tokens are frozen: trained together with the student they would learn to hide everything.
-    Train them before, on the teacher's task, or leave them as drawn (masks near ½).
+    Train them before, on the teacher's task, as :func:`limbeck.methods.pretrain_prompt` does, or
+    leave them as drawn (masks near ½).
 
     Args:
         channels: C of the teacher's maps.
         tokens: K for each level; with 0 every position counts fully.
         levels: L, of the transform.
+        prompt: trained tokens (L, K, C), which are copied; they fix K and L.
 
     Raises:
-        InputError: as :func:`frequency`.
+        InputError: as :func:`frequency`; or the prompt is of other channels.
 
     Source: Zhang et al. 2023, arXiv:2311.12079; code: Gumpest/FreeKD.
 
@@ -339,11 +341,19 @@ class Frequency(nn.Module):
     tensor(0.)
     """
 
-    def __init__(self, channels: int, *, tokens: int = 2, levels: int = 3) -> None:
+    def __init__(
+        self, channels: int, *, tokens: int = 2, levels: int = 3, prompt: Tensor | None = None
+    ) -> None:
         super().__init__()
+        if prompt is not None and (prompt.ndim != 3 or prompt.shape[2] != channels):
+            raise InputError(
+                f"a prompt {tuple(prompt.shape)} met maps of {channels} channels",
+                expected="(levels, tokens, channels), trained on the tapped map",
+            )
         drawn = torch.randn(levels, tokens, channels) / channels**0.5
-        self.tokens = nn.Parameter(drawn, requires_grad=False)
-        self.levels = levels
+        given = drawn if prompt is None else prompt.detach().clone()
+        self.tokens = nn.Parameter(given, requires_grad=False)
+        self.levels = len(given)
 
     @classmethod
     def build(
@@ -354,11 +364,12 @@ class Frequency(nn.Module):
         *,
         tokens: int = 2,
         levels: int | None = 3,
+        prompt: Tensor | None = None,
     ) -> Frequency:
         """Return the module for the teacher's channels; ``None`` takes 3 levels, or what fits."""
         if levels is None:
             levels = min(3, max(1, (min(teacher.shape[2:], default=1) - 1).bit_length()))
-        return cls(teacher.shape[1], tokens=tokens, levels=levels)
+        return cls(teacher.shape[1], tokens=tokens, levels=levels, prompt=prompt)
 
     def forward(self, student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
         tokens = self.tokens if self.tokens.numel() else None
@@ -408,7 +419,7 @@ def _flow_matrix(layers: Sequence[Tensor], pooling: str) -> Tensor:
     return first @ second.mT / first.shape[2]
 
 
-def _haar(maps: Tensor) -> tuple[Tensor, Tensor]:
+def haar(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Return the low band (B, C, H/2, W/2), and the high ones (B, C, 3, H/2, W/2)."""
     maps = F.pad(maps, (0, maps.shape[3] % 2, 0, maps.shape[2] % 2))
     top, bottom = maps[:, :, 0::2], maps[:, :, 1::2]

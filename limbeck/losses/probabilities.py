@@ -6,13 +6,19 @@ Letters: C classes.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import InputError
 from limbeck.losses.spec import comparable
 
-__all__ = ["REMEDY", "divergence", "log_probabilities", "require_positive", "where_positive"]
+__all__ = [
+    "REMEDY",
+    "divergence",
+    "kept_rows",
+    "log_probabilities",
+    "require_positive",
+    "where_positive",
+]
 
 REMEDY = "Give both models the same number of classes, or compare features instead."
 
@@ -23,12 +29,29 @@ def log_probabilities(
     """Return the student's and the teacher's log-softmax (..., C) at ``temperature``."""
     require_positive(temperature)
     student, teacher = comparable(student, teacher, mask, remedy=REMEDY)
-    return F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
+    return (student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1)
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p ‖ q) over the last dimension; where p is 0, q may be 0 too."""
-    return where_positive(log_p.exp(), log_p - log_q).sum(-1)
+def kept_rows(mask: Tensor | None, logits: Tensor) -> Tensor | None:
+    """Return which rows (N,), samples or tokens, a mask keeps."""
+    if mask is not None and mask.shape != logits.shape[:-1]:
+        raise InputError(
+            f"a mask of shape {tuple(mask.shape)} came with logits of shape {tuple(logits.shape)}",
+            expected="one mask entry per sample or token",
+        )
+    return None if mask is None else mask.bool().flatten()
+
+
+def divergence(log_p: Tensor, log_q: Tensor, factor: float | Tensor = 1.0) -> Tensor:
+    """Return factor·KL(p ‖ q) over the last dimension; where p is 0, q may be 0 too."""
+    if log_p.requires_grad or isinstance(factor, Tensor):
+        return factor * where_positive(log_p.exp(), log_p - log_q).sum(-1)
+    # Without a gradient of p it is quicker to make all differences finite: p is 0 where it matters.
+    # The gradient of q is p in any case, and does not see the change.
+    least = -torch.finfo(log_p.dtype).max / 4
+    difference = log_q - log_p.clamp_min(least)
+    difference.detach().clamp_min_(least)
+    return (log_p.exp().mul_(-factor) * difference).sum(-1)
 
 
 def where_positive(p: Tensor, values: Tensor) -> Tensor:

@@ -95,12 +95,13 @@ def prototype(
     return temperature**2 * reduce((p * gap).sum(-1), mask, reduction)
 
 
-@declare(Spec("contrast", _SOURCE, "shape", per_sample=False))
+@declare(Spec("contrast", _SOURCE, "shape", per_sample=False, whole_batch=True))
 class Prototypes(nn.Module):
     r"""The loss :func:`prototype` with prototypes that it gathers from the teacher's features.
 
     In training mode each batch first moves the means of its classes; a class takes part from its
-    first sample on. With :meth:`from_features` the prototypes come from a data set and stay.
+    first sample on, and each process sees the samples of all. With :meth:`from_features` the
+    prototypes come from a data set and stay.
 
     Args:
         n_classes: C.

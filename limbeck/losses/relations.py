@@ -18,6 +18,7 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 from limbeck.losses.geometry import flat, same_batch, unit
+from limbeck.losses.probabilities import require_positive
 from limbeck.losses.spec import Spec, declare
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "rkd_distance",
     "similarity_preserving",
 ]
+
+_PRECISE = "donot_use_mm_for_euclid_dist"
 
 
 @declare(Spec("relation", "Tung, Mori 2019, arXiv:1907.09682", per_sample=False))
@@ -245,16 +248,23 @@ def inter_channel(
 
 @declare(Spec("relation", "Kornblith et al. 2019 (CKA), arXiv:1905.00414", per_sample=False))
 def kernel_alignment(
-    student: Tensor, teacher: Tensor, *, form: Literal["biased", "unbiased"] = "biased"
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    form: Literal["biased", "unbiased"] = "biased",
+    kernel: Literal["linear", "rbf"] = "linear",
+    bandwidth: float = 0.5,
 ) -> Tensor:
-    r"""One minus the centred kernel alignment (CKA) of the two batches, with linear kernels.
+    r"""One minus the centred kernel alignment (CKA) of the two batches.
 
     $$1 - \frac{\langle \tilde K_s, \tilde K_t \rangle}
     {\lVert \tilde K_s \rVert_F \lVert \tilde K_t \rVert_F}, \qquad
-    \tilde K = H A A^\top H, \quad H = I - \tfrac1B \mathbf 1 \mathbf 1^\top$$
+    \tilde K = H K H, \quad H = I - \tfrac1B \mathbf 1 \mathbf 1^\top$$
 
-    Rotation and scale of either side do not matter, and the widths may differ. The paper measures
-    similarity and has no loss: this is its decreasing function that is 0 at equality.
+    K is the linear kernel AAᵀ, or of radial basis functions, exp(−‖aᵢ − aⱼ‖² / 2σ²), with σ a
+    fraction of the median distance: the smaller, the more only near samples count. Rotation and
+    scale of either side do not matter, and the widths may differ. The paper measures similarity and
+    has no loss: this is its decreasing function that is 0 at equality.
 
     Args:
         student: features (B, ...); flattened to (B, D).
@@ -262,9 +272,13 @@ def kernel_alignment(
         form: ``biased`` is between 0 and 1, and near 0 whenever D is much larger than B.
             ``unbiased`` centres as Székely and Rizzo do, without the diagonal, which removes this;
             it needs at least four samples and can exceed 1.
+        kernel: ``linear``, or ``rbf``.
+        bandwidth: σ of ``rbf`` divided by the root of the median of all B² squared distances, those
+            of samples to themselves among them, as in the authors' notebook, which has 0.5. The
+            gradient passes through the median too.
 
     Raises:
-        InputError: the numbers of samples differ.
+        InputError: the numbers of samples differ, or the bandwidth is not positive.
 
     Source: Kornblith, Norouzi, Lee, Hinton 2019, "Similarity of Neural Network Representations
     Revisited", arXiv:1905.00414; code: google-research/google-research.
@@ -273,14 +287,17 @@ def kernel_alignment(
     tensor(1.)
     """
     same_batch("kernel_alignment", student, teacher)
-    own, theirs = (_centred_products(flat(f), form == "biased") for f in (student, teacher))
+    require_positive(bandwidth, "bandwidth")
+    own, theirs = (
+        _centred(_gram(flat(f), None if kernel == "linear" else bandwidth), form == "biased")
+        for f in (student, teacher)
+    )
     return 1 - unit(own.flatten()) @ unit(theirs.flatten())
 
 
 def _relative_distances(features_BD: Tensor) -> Tensor:
     """Return the distances (B, B) divided by the mean of those above 0."""
-    precise = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(features_BD, features_BD, compute_mode=precise)
+    distances = torch.cdist(features_BD, features_BD, compute_mode=_PRECISE)
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / mean.masked_fill(mean == 0, 1.0)
 
@@ -331,12 +348,22 @@ def _channel_products(features: Tensor, normalized: bool) -> Tensor:
     return unit(products) if normalized else products
 
 
-def _centred_products(features_BD: Tensor, diagonal: bool) -> Tensor:
-    """Return the centred Gram matrix (B, B); without its diagonal, it is U-centred."""
-    features = features_BD - features_BD.mean(0)
-    gram = features @ features.T
+def _gram(features_BD: Tensor, bandwidth: float | None) -> Tensor:
+    """Return the kernel (B, B): linear of centred features, or of radial basis functions."""
+    if bandwidth is None:
+        features = features_BD - features_BD.mean(0)
+        return features @ features.T
+    squared = torch.cdist(features_BD, features_BD, compute_mode=_PRECISE).square()
+    ordered = squared.flatten().sort().values
+    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return torch.exp(-squared / (2 * bandwidth**2 * median.masked_fill(median <= 0, 1.0)))
+
+
+def _centred(gram: Tensor, diagonal: bool) -> Tensor:
+    """Return the centred kernel (B, B); without its diagonal, it is U-centred."""
     if diagonal:
-        return gram
+        rows = gram - gram.mean(0)
+        return rows - rows.mean(1, keepdim=True)
     size = len(gram)
     others = 1 - torch.eye(size, dtype=gram.dtype, device=gram.device)
     gram = gram * others

@@ -27,6 +27,7 @@ __all__ = [
     "Spec",
     "comparable",
     "declare",
+    "exactly",
     "reduce",
     "spec_of",
 ]
@@ -62,6 +63,8 @@ class Spec:
             probabilities, less T² times the teacher's entropy if it is ``zero_at_equal``, so that
             classes drawn at random give the right value on average; ``top``: only the teacher's
             most likely class counts; ``refused``: it needs all logits.
+        whole_batch: built by a match, it sees the samples of all processes, for it compares them or
+            remembers them; functions are wrapped in :func:`limbeck.losses.wrap.gathered`.
         waits: why a step waits for the device, as choosing rows by mask does; empty: it does not.
         uncompiled: why ``torch.compile`` cannot make one graph of it; empty: it can.
         unmapped: why ``torch.func`` cannot differentiate it or map it over samples; empty: it can.
@@ -74,6 +77,7 @@ class Spec:
     per_sample: bool = True
     slope: bool = True
     steady: bool = True
+    whole_batch: bool = False
     waits: str = ""
     uncompiled: str = ""
     unmapped: str = ""
@@ -128,7 +132,7 @@ def declare(spec: Spec, *, passes: bool = False) -> Callable[[LossFunction], Los
 
             @functools.wraps(forward)
             def exact_forward(self: Any, student: Any, teacher: Any, **options: Any) -> Any:
-                with _exactly(student):
+                with exactly(_first(student)):
                     return given.to(functools.partial(forward, self), student, teacher, options)
 
             module.forward = exact_forward
@@ -137,7 +141,7 @@ def declare(spec: Spec, *, passes: bool = False) -> Callable[[LossFunction], Los
 
         @functools.wraps(loss)
         def exact(student: Any, teacher: Any, **options: Any) -> Any:
-            with _exactly(student):
+            with exactly(_first(student)):
                 return given.to(loss, student, teacher, options)
 
         _SPECS[exact] = spec
@@ -212,6 +216,8 @@ class _Given:
         self, loss: Callable[..., Any], student: Any, teacher: Any, options: dict[str, Any]
     ) -> Any:
         """Return the value of the loss."""
+        if isinstance(teacher, Tensor):
+            return loss(_wide(student), _wide(teacher.detach()), **options)
         several = teacher if isinstance(teacher, (tuple, list)) else (teacher,)
         known = [answer for answer in several if isinstance(answer, SparseLogits)]
         if self.passes or not known:
@@ -238,9 +244,9 @@ class _Given:
         return value + reduce(sparse.surplus(teacher), mask, options.get("reduction", "mean"))
 
 
-def _exactly(student: Any) -> AbstractContextManager[Any]:
+def exactly(tensor: Tensor) -> AbstractContextManager[Any]:
     """Switch autocast off where it is on; ``meta``, which computes nothing, has none."""
-    device = _first(student).device.type
+    device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)

@@ -4,40 +4,42 @@ They ask less of the student than plain KL: not the teacher's numbers, but its o
 its correlations.
 
 Letters: B samples, T tokens, C classes, N rows (samples, or unmasked tokens). Logits are (B, C) or
-(B, T, C); with tokens, a ``mask`` of shape (B, T) says which count. ``dist`` and
-``multi_level_logit`` compare rows with one another: tokens are rows, and a mask is exactly the
-subset of the tokens that it keeps. The teacher never receives a gradient, and half-precision inputs
-are computed in float32.
+(B, T, C); with tokens, a ``mask`` of shape (B, T) says which count. ``dist`` compares rows with one
+another: tokens are rows, and a mask is exactly the subset of the tokens that it keeps. The teacher
+never receives a gradient, and half-precision inputs are computed in float32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, unknown
-from limbeck.losses.probabilities import REMEDY, divergence, log_probabilities
+from limbeck.errors import unknown
+from limbeck.losses.probabilities import (
+    REMEDY,
+    divergence,
+    kept_rows,
+    log_probabilities,
+    require_positive,
+)
 from limbeck.losses.spec import Reduction, Spec, comparable, declare, reduce
 
 __all__ = [
     "dist",
     "logit_standardized_kl",
-    "multi_level_logit",
     "spherical",
     "transformed_teacher",
     "weighted_transformed_teacher",
 ]
 
 _TTM = "Zheng, Yang 2024 (TTM), arXiv:2402.11148"
-Level = Literal["instance", "batch", "class"]
-_LEVELS: tuple[Level, ...] = ("instance", "batch", "class")
 _CORRELATION_EPS = 1e-8  # of the authors of DIST, beside the product of the norms
 _DEVIATION_EPS = 1e-7  # of Sun et al., beside the standard deviation; here also for lengths
 _VARIANCE_EPS = 1e-7  # of Guo et al., in the root of the layer normalisation
+_LEAST_SPREAD = 0.01  # ours, of logits: where they differ by less, they are not blown up further
 
 
 @declare(
@@ -68,7 +70,9 @@ def dist(
     gradient grows with T², as in the authors' code.
 
     Tokens (B, T, C) are rows: the second term correlates over all unmasked tokens of the batch. A
-    correlation with something constant, such as the second term of a single row, counts as 0.
+    correlation with something constant, such as the second term of a single row, counts as 0. Where
+    the student's logits differ by less than 0.01, the correlation shrinks with them, so that the
+    gradient of a student that has learned nothing stays bounded; in the authors' code it does not.
 
     Args:
         student: logits (B, C) or (B, T, C).
@@ -89,14 +93,22 @@ def dist(
     >>> dist(student, -student)  # both correlations are −1
     tensor(4.)
     """
-    log_q, log_p = log_probabilities(student, teacher, temperature, mask)
-    q_NC, p_NC = (x.exp().flatten(0, -2) for x in (log_q, log_p))
-    keep_N = _kept(mask, log_q)
-    along_classes = reduce(1 - _pearson(q_NC.T, p_NC.T, None), keep_N, "mean")
-    along_rows = (1 - _pearson(q_NC, p_NC, keep_N)).mean()
-    if keep_N is not None:
-        along_rows = along_rows * keep_N.any()
-    return temperature**2 * (beta * along_classes + gamma * along_rows)
+    require_positive(temperature)
+    pair = comparable(student, teacher, mask, remedy=REMEDY)
+    keep_N = kept_rows(mask, student)
+    q_NC, p_NC = ((x / temperature).softmax(-1).flatten(0, -2) for x in pair)
+    classes, least = q_NC.shape[1], _LEAST_SPREAD / temperature
+    # Softmax's slope is q·(1 − q): so long is what it makes of logits that differ by `least`.
+    shortest = least * (1 - 1 / classes) / math.sqrt(classes)
+    rho_N = _cosine(q_NC - 1 / classes, p_NC - 1 / classes, shortest, 1)
+    (own, means_C), (theirs, _) = (_apart(x, keep_N) for x in (q_NC, p_NC))
+    rows = len(q_NC) if keep_N is None else keep_N.sum().clamp(min=1)
+    with torch.no_grad():
+        slopes_C = torch.addcmul(means_C, means_C, means_C, value=-1) * (least * rows**0.5)
+    rho_C = _cosine(own, theirs, slopes_C, 0)
+    along_classes, along_rows = 1 - reduce(rho_N, keep_N, "mean"), 1 - rho_C.mean()
+    value = temperature**2 * beta * along_classes + temperature**2 * gamma * along_rows
+    return value if keep_N is None else value * keep_N.any()
 
 
 @declare(Spec("response", "Sun et al. 2024, arXiv:2403.01427", "classes"))
@@ -116,6 +128,8 @@ def logit_standardized_kl(
 
     The student may have logits of any size: only their order and relative distances count. Its
     weight is larger than that of :func:`kl` (9 at T = 2 in the paper, beside 0.1 for the label).
+    A deviation below 0.01 counts as 0.01, so that the gradient stays bounded where all logits are
+    equal; in the authors' code it does not.
 
     Args:
         student: finite logits (B, C) or (B, T, C).
@@ -139,82 +153,10 @@ def logit_standardized_kl(
     """
     student, teacher = comparable(student, teacher, mask, remedy=REMEDY)
     own, theirs = (
-        _centred(x) / (_deviation(x, correction) + _DEVIATION_EPS) for x in (student, teacher)
+        _centred(x) / (_deviation(x, correction).clamp(min=_LEAST_SPREAD) + _DEVIATION_EPS)
+        for x in (student, teacher)
     )
     return _softened_kl(own, theirs, temperature, mask, reduction)
-
-
-@declare(
-    Spec(
-        "response",
-        "Jin, Wang, Lin 2023, Multi-Level Logit Distillation, CVPR",
-        "classes",
-        True,
-        False,
-    )
-)
-def multi_level_logit(
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
-    levels: Sequence[Level] = _LEVELS,
-    mask: Tensor | None = None,
-) -> Tensor:
-    r"""KL, similarities of samples and similarities of classes, at several temperatures.
-
-    $$\sum_T \Big( \frac{T^2}{N} \sum_n \mathrm{KL}(p_n \,\|\, q_n)
-    + \frac1N \lVert Q Q^\top - P P^\top \rVert_F^2
-    + \frac1C \lVert Q^\top Q - P^\top P \rVert_F^2 \Big)$$
-
-    Q and P are the N×C probabilities at T. The last two terms carry no T², as in the authors' code,
-    and are small beside the first.
-
-    Tokens (B, T, C) are rows: the second term compares all unmasked tokens of the batch with one
-    another and needs memory for (B·T)² numbers. The authors also leave out half of the samples by
-    the teacher's confidence; a ``mask`` (B,) does that here.
-
-    Args:
-        student: logits (B, C) or (B, T, C).
-        teacher: logits of the same shape; no gradient reaches them.
-        temperatures: each T > 0; the terms are added, not averaged.
-        levels: which of the three terms to add.
-        mask: (B, T) or (B,), true where a row counts.
-
-    Raises:
-        InputError: the shapes differ, a temperature is not positive, a level is unknown, or there
-            is none of either.
-
-    Source: Jin, Wang, Lin 2023, "Multi-Level Logit Distillation", CVPR; code:
-    Jin-Ying/Multi-Level-Logit-Distillation.
-
-    >>> sure, unsure = torch.tensor([[90.0, 0.0]]), torch.zeros(1, 2)
-    >>> multi_level_logit(sure, unsure, temperatures=[1], levels=["batch"])  # (1 − ½)²
-    tensor(0.2500)
-    """
-    for level in levels:
-        if level not in _LEVELS:
-            raise unknown("level", level, _LEVELS)
-    if not temperatures or not levels:
-        raise InputError(
-            f"there are {len(temperatures)} temperatures and {len(levels)} levels",
-            expected="at least one of each",
-        )
-    keep_N = _kept(mask, student)
-    terms = []
-    for temperature in temperatures:
-        log_q, log_p = log_probabilities(student, teacher, temperature, mask)
-        if "instance" in levels:
-            terms.append(temperature**2 * reduce(divergence(log_p, log_q), mask, "mean"))
-        q_NC, p_NC = (x.exp().flatten(0, -2) for x in (log_q, log_p))
-        if keep_N is not None:
-            q_NC, p_NC = (x.masked_fill(~keep_N.unsqueeze(1), 0.0) for x in (q_NC, p_NC))
-        if "batch" in levels:
-            number = len(q_NC) if keep_N is None else keep_N.sum().clamp(min=1)
-            terms.append((q_NC @ q_NC.T - p_NC @ p_NC.T).square().sum() / number)
-        if "class" in levels:
-            terms.append((q_NC.T @ q_NC - p_NC.T @ p_NC).square().sum() / q_NC.shape[1])
-    return torch.stack(terms).sum()
 
 
 @declare(Spec("response", _TTM, "classes", zero_at_equal=False))
@@ -311,7 +253,8 @@ def spherical(
     \mathrm{softmax}\frac{\ell\, s}{\lVert s \rVert T}\Big)$$
 
     The authors also compute the label's cross-entropy from the rescaled logits; here it is the
-    task's, of the logits as they are.
+    task's, of the logits as they are. Lengths below 0.01 for each class (root mean square) count as
+    that, so that the gradient stays bounded where all logits are equal.
 
     Args:
         student: finite logits (B, C) or (B, T, C).
@@ -354,30 +297,22 @@ def _softened_kl(
     return temperature**2 * reduce(divergence(log_p, log_q), mask, reduction)
 
 
-def _kept(mask: Tensor | None, logits: Tensor) -> Tensor | None:
-    """Return which rows (N,) count."""
-    if mask is not None and mask.shape != logits.shape[:-1]:
-        raise InputError(
-            f"a mask of shape {tuple(mask.shape)} came with logits of shape {tuple(logits.shape)}",
-            expected="one mask entry per sample or token",
-        )
-    return None if mask is None else mask.bool().flatten()
+def _cosine(own_NC: Tensor, theirs_NC: Tensor, shortest: Any, dim: int) -> Tensor:
+    """Return the cosines along ``dim``; the own vectors count as no shorter than ``shortest``."""
+    own = torch.linalg.vector_norm(own_NC, dim=dim).clamp_min(shortest)
+    lengths = own * torch.linalg.vector_norm(theirs_NC, dim=dim)
+    cosines: Tensor = (own_NC * theirs_NC).sum(dim) / (lengths + _CORRELATION_EPS)
+    return cosines
 
 
-def _pearson(own_NC: Tensor, theirs_NC: Tensor, keep_N: Tensor | None) -> Tensor:
-    """Return the correlations (C,) of the columns, over the rows that are kept."""
-    if keep_N is not None:
-        silent_N1, number = ~keep_N.unsqueeze(1), keep_N.sum().clamp(min=1)
-    centred = []
-    for x_NC in (own_NC, theirs_NC):
-        if keep_N is None:
-            centred.append(x_NC - x_NC.mean(0))
-        else:
-            mean_C = x_NC.masked_fill(silent_N1, 0.0).sum(0) / number
-            centred.append((x_NC - mean_C).masked_fill(silent_N1, 0.0))
-    own, theirs = centred
-    lengths = _norm(own, 0) * _norm(theirs, 0)
-    return (own * theirs).sum(0) / (lengths + _CORRELATION_EPS).squeeze(0)
+def _apart(x_NC: Tensor, keep_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the distances from the columns' means, 0 in rows that are not kept; the means."""
+    if keep_N is None:
+        mean_C = x_NC.mean(0)
+        return x_NC - mean_C, mean_C
+    silent_N1 = ~keep_N.unsqueeze(1)
+    mean_C = x_NC.masked_fill(silent_N1, 0.0).sum(0) / keep_N.sum().clamp(min=1)
+    return (x_NC - mean_C).masked_fill(silent_N1, 0.0), mean_C
 
 
 def _centred(logits: Tensor) -> Tensor:
@@ -393,10 +328,11 @@ def _deviation(logits: Tensor, correction: int) -> Tensor:
 def _length(logits: Tensor, form: str) -> Tensor:
     """Return the length (..., 1) of the logits, which is never 0."""
     if form == "layer_norm":
-        return (_centred(logits).square().mean(-1, keepdim=True) + _VARIANCE_EPS).sqrt()
+        variance = _centred(logits).square().mean(-1, keepdim=True)
+        return (variance + _VARIANCE_EPS).sqrt().clamp(min=_LEAST_SPREAD)
     if form == "deviation":
-        return _deviation(logits, 1).clamp(min=_DEVIATION_EPS)
-    return _norm(logits, -1).clamp(min=_DEVIATION_EPS)
+        return _deviation(logits, 1).clamp(min=_LEAST_SPREAD)
+    return _norm(logits, -1).clamp(min=_LEAST_SPREAD * math.sqrt(logits.shape[-1]))
 
 
 def _norm(vectors: Tensor, dim: int) -> Tensor:

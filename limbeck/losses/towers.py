@@ -28,6 +28,7 @@ Pair = tuple[Tensor, Tensor]
         "Yang et al. 2024 (CLIP-KD), arXiv:2307.12732",
         zero_at_equal=False,
         per_sample=False,
+        whole_batch=True,
     )
 )
 class TowerFeatures(nn.Module):

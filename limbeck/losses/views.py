@@ -1,5 +1,8 @@
 """Self-supervised distillation: what the teacher makes of transformed views of a batch.
 
+The module has the two heads whose outputs are compared; it is trained with the student and dropped
+with the loss.
+
 Letters: B samples, V views of a sample (the plain one first), D features, C classes, R rows. The
 value depends on which samples meet in a batch; the teacher never receives a gradient; all is
 computed in float32 or better.
@@ -7,16 +10,24 @@ computed in float32 or better.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError
 from limbeck.losses.geometry import unit
 from limbeck.losses.probabilities import divergence
-from limbeck.losses.spec import Spec, declare
+from limbeck.losses.spec import Setting, Spec, declare
 
-__all__ = ["self_supervised", "self_supervised_logits"]
+__all__ = [
+    "SelfSupervised",
+    "ViewHead",
+    "self_supervised",
+    "self_supervised_logits",
+    "telling_apart",
+]
 
 _SSKD = "Xu, Liu, Li, Loy 2020 (SSKD), arXiv:2006.07114"
 
@@ -68,10 +79,7 @@ def self_supervised(
             f"self_supervised got {tuple(student.shape)} and {tuple(teacher.shape)}",
             expected="the same samples and views",
         )
-    right = torch.arange(log_p.shape[1], device=log_p.device).repeat_interleave(
-        log_p.shape[0] // log_p.shape[1]
-    )
-    keep = _trusted(log_p, right, ratio) if kept is None else kept.flatten()
+    keep = _trusted(log_p, _own(log_p), ratio) if kept is None else kept.flatten()
     return temperature**2 * _kept_divergence(log_q, log_p, keep)
 
 
@@ -127,6 +135,141 @@ def self_supervised_logits(
     return temperature**2 * _kept_divergence(log_q, log_p, keep)
 
 
+class ViewHead(nn.Module):
+    """What is put on a model's features, that their views can be told apart: two linear layers.
+
+    Args:
+        features: D, of what enters and of what leaves.
+
+    >>> ViewHead(6)(torch.zeros(2, 6)).shape
+    torch.Size([2, 6])
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.layers = nn.Sequential(
+            nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features)
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return (..., D) for features (..., D)."""
+        told: Tensor = self.layers(rows)
+        return told
+
+
+def telling_apart(features: Tensor, *, views: int = 4) -> Tensor:
+    r"""Cross-entropy of: which of these samples is this a transformed view of?
+
+    $$-\frac{1}{B (V - 1)} \sum_i \log \mathrm{softmax}_j \big(\cos(\tilde f_i, f_j)\big)$$
+
+    taken at the sample whose view it is. It trains the teacher's :class:`ViewHead`; as in the
+    authors' code there is no temperature.
+
+    Args:
+        features: outputs of the head (B, V, D), the plain view first; or (B·V, D) in that order.
+        views: V, for (B·V, D).
+
+    Raises:
+        InputError: the views cannot be told apart.
+
+    Source: Xu, Liu, Li, Loy 2020, arXiv:2006.07114; code: xuguodong03/SSKD.
+
+    >>> telling_apart(torch.ones(2, 2, 3), views=2)  # all alike: one of two
+    tensor(0.6931)
+    """
+    similarities = _view_similarities(features, views)
+    return F.cross_entropy(similarities, _own(similarities))
+
+
+@declare(Spec("contrast", _SSKD, zero_at_equal=False, per_sample=False, whole_batch=True))
+class SelfSupervised(nn.Module):
+    """:func:`self_supervised` with the head of each side.
+
+    Train the teacher's head first, with :func:`telling_apart`, and hand it in: it is then frozen.
+    Or let ``alongside`` train it beside the student: its cross-entropy is added to the loss, and
+    nothing else reaches it.
+
+    Args:
+        student_features: D of the student.
+        teacher_features: D' of the teacher.
+        head: the teacher's, trained.
+        alongside: factor of the cross-entropy of a head that was not handed in.
+        temperature: as :func:`self_supervised`, and the next two.
+        ratio: which views are kept.
+        views: V.
+
+    Raises:
+        InputError: the head is of another teacher.
+
+    Source: Xu, Liu, Li, Loy 2020, arXiv:2006.07114; code: xuguodong03/SSKD.
+
+    >>> loss = SelfSupervised(6, 8)
+    >>> loss(torch.randn(8, 6), torch.randn(8, 8)).ndim
+    0
+    """
+
+    def __init__(
+        self,
+        student_features: int,
+        teacher_features: int,
+        *,
+        head: ViewHead | None = None,
+        alongside: float = 1.0,
+        temperature: float = 0.5,
+        ratio: float = 0.75,
+        views: int = 4,
+    ) -> None:
+        super().__init__()
+        if head is not None and head.features != teacher_features:
+            raise InputError(
+                f"a head for {head.features} features met a teacher's {teacher_features}",
+                expected="one that was trained on the tapped features",
+            )
+        self.alongside = alongside if head is None else 0.0
+        self.head = ViewHead(student_features)
+        self.teacher_head = (head or ViewHead(teacher_features)).requires_grad_(self.alongside > 0)
+        self.temperature, self.ratio, self.views = temperature, ratio, views
+
+    @classmethod
+    def build(
+        cls,
+        student: Tensor,
+        teacher: Tensor,
+        setting: Setting,
+        *,
+        head: ViewHead | None = None,
+        alongside: float = 1.0,
+        temperature: float = 0.5,
+        ratio: float = 0.75,
+        views: int = 4,
+    ) -> SelfSupervised:
+        """Return the module for features of these widths, with a copy of the teacher's head."""
+        return cls(
+            student.shape[-1],
+            teacher.shape[-1],
+            head=copy.deepcopy(head),
+            alongside=alongside,
+            temperature=temperature,
+            ratio=ratio,
+            views=views,
+        )
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss of features (B·V, D) and (B·V, D')."""
+        theirs = self.teacher_head(teacher)
+        told: Tensor = self_supervised(
+            self.head(student),
+            theirs,
+            temperature=self.temperature,
+            ratio=self.ratio,
+            views=self.views,
+        )
+        if not self.alongside:
+            return told
+        return told + self.alongside * telling_apart(theirs, views=self.views)
+
+
 def _viewed(rows: Tensor, views: int) -> Tensor:
     """Return rows (B, V, D) or (B·V, D) as (B, V, D)."""
     if rows.ndim == 2 and len(rows) % views == 0:
@@ -143,6 +286,13 @@ def _view_similarities(features: Tensor, views: int) -> Tensor:
     """Return the cosines (B·(V − 1), B) of transformed views with plain ones."""
     directions_BVD = unit(_viewed(features, views))
     return directions_BVD[:, 1:].flatten(0, 1) @ directions_BVD[:, 0].T
+
+
+def _own(similarities: Tensor) -> Tensor:
+    """Return of which sample each row, a transformed view, is one."""
+    rows, samples = similarities.shape
+    own = torch.arange(samples, device=similarities.device)
+    return own.repeat_interleave(rows // samples, output_size=rows)
 
 
 def _trusted(scores_RC: Tensor, right_R: Tensor, ratio: float) -> Tensor:

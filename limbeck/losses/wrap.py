@@ -154,13 +154,18 @@ def gathered(loss: Loss) -> Loss:
     """
 
     def wrapped(student: Any, teacher: Any, **options: Any) -> Tensor:
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if processes() == 1:
             return loss(student, teacher, **options)
         size = tree_leaves(student)[0].shape[:1]
         rows = {k: _gather(v) for k, v in options.items() if _has_rows(k, v, size)}
         return loss(tree_map(_gather, student), tree_map(_gather, teacher), **options | rows)
 
     return declare(spec_of(loss), passes=True)(_presented_as(loss, wrapped))
+
+
+def processes() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _gather(rows: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.errors import InputError, unknown
 from limbeck.losses.schedules import Schedule
 from limbeck.losses.spec import Setting, Spec, spec_of
+from limbeck.losses.wrap import gathered, processes
 
 __all__ = ["Match"]
 
@@ -157,7 +158,10 @@ class Match:
                 f"the loss {_name(self.loss)} got no {' and no '.join(missing)}",
                 expected="a batch that has them: (inputs, targets, ids), or a mapping with id",
             )
-        return (made or self.loss)(student, teacher, **given, **self._calling)
+        loss = made or self.loss
+        if isinstance(self.loss, type) and self.spec.whole_batch and processes() > 1:
+            loss = gathered(loss)
+        return loss(student, teacher, **given, **self._calling)
 
     def __repr__(self) -> str:
         weight = self.weight if isinstance(self.weight, (int, float)) else "schedule"

@@ -32,9 +32,10 @@ __all__ = ["render"]
 
 _ROLES = ("teacher", "student", "control")
 _MOST_CLASSES, _MOST_IN_MAP = 30, 20
-_SHARES = {"ece", "agreement"}
+_SHARES = {"ece", "agreement", "macro_f1"}
 _TITLES = {
     "top5_accuracy": "Top-5 accuracy",
+    "macro_f1": "F1, mean over classes",
     "ece": "Calibration error (ECE)",
     "loss": "Loss, nats",
     "kl": "KL from the teacher, nats",
@@ -50,7 +51,8 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
 
     Args:
         report: what ``report.json`` holds.
-        details: what ``details.json`` holds: histories, confusions, reliability, similarity.
+        details: what ``details.json`` holds: histories, confusions, reliability, similarity,
+            examples.
         recipe: the resolved recipe, in YAML.
     """
     from plotly.offline import get_plotlyjs
@@ -69,6 +71,7 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
         classes=_classes(details),
         calibration=_calibration(details),
         inside=_inside(details),
+        examples=_examples(details),
         light=figures.LIGHT,
         dark=figures.DARK,
         shades={light: figures.DARK[name] for name, light in figures.LIGHT.items()},
@@ -83,9 +86,9 @@ def _template() -> Template:
     env = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    own = (_amount, _at, _colour_roles, _prefixed, _scale, _source_hash, _spread)
+    own = (_amount, _at, _colour_roles, _prefixed, _scale, _source_hash, _spread, _thousands)
     env.filters.update({each.__name__.strip("_"): each for each in own})
-    env.filters |= {"signed": figures.signed, "thousands": "{:,}".format}
+    env.filters |= {"signed": figures.signed}
     env.filters["bytes"] = partial(_prefixed, unit="B")
     env.tests["between"] = lambda value, low, high: low <= value <= high
     return env.from_string(_text("template.html"))
@@ -115,6 +118,10 @@ def _amount(value: float | None) -> str:
         return f"{value:g}"
     decimals = 2 - math.floor(math.log10(abs(value)))
     return f"{round(value, decimals):,.{max(0, decimals)}f}".replace("-", "−")
+
+
+def _thousands(value: int | None) -> str:
+    return "not measured" if value is None else f"{value:,}"
 
 
 def _prefixed(value: float | None, unit: str = "", shown: Callable[..., str] = _amount) -> str:
@@ -339,6 +346,15 @@ def _inside(details: _Found) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _examples(details: _Found) -> dict[str, Any] | None:
+    """Return the samples on which teacher and student differ, and the roles that answered."""
+    found = details.get("examples")
+    if not found or not found["groups"]:
+        return None
+    answered = found["groups"][0]["samples"][0]["answers"]
+    return {**found, "roles": [role for role in _ROLES if role in answered]}
 
 
 def _measured(details: _Found, role: str, kind: str) -> list[Any]:

@@ -5,6 +5,7 @@ A model class says by a rule how it shrinks; the zoo's families have theirs here
 
 from __future__ import annotations
 
+import sys
 from functools import singledispatch
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from limbeck.errors import InputError
 from limbeck.students import zoo
 from limbeck.students.zoo._parts import scaled
+from limbeck.students.zoo.huggingface import shrunk as huggingface_shrunk
 from limbeck.students.zoo.shufflenet import STEM
 
 __all__ = ["scaled", "shrink", "shrink_rule"]
@@ -41,6 +43,13 @@ def shrink(model: nn.Module, *, depth: float = 1.0, width: float = 1.0) -> nn.Mo
                       stay, since without one the
                       linear layers would grow
     ``MLP``           hidden layers                     hidden layers
+    ``Bag``           hidden layers                     embeddings and hidden layers
+    ``TextCNN``       stays: it has one layer           embeddings and filters
+    ``BiLSTM``        layers                            embeddings and units
+    ``Transformer``   blocks                            heads, each as wide as before, and the
+                                                        hidden features
+    Hugging Face      layers, spread evenly: they are   heads, each as wide as before, and the
+                      copied, and so is all else        hidden features; nothing is copied then
     ================  ================================  ========================================
 
     Of hidden layers the widest go first, which never makes the model larger.
@@ -67,6 +76,9 @@ def shrink(model: nn.Module, *, depth: float = 1.0, width: float = 1.0) -> nn.Mo
     """
     _check("depth", depth)
     _check("width", width)
+    transformers = sys.modules.get("transformers")
+    if transformers is not None and isinstance(model, transformers.PreTrainedModel):
+        return huggingface_shrunk(model, depth=depth, width=width)
     return shrink_rule(model, depth=depth, width=width)
 
 
@@ -150,6 +162,40 @@ def _cnn(model: zoo.CNN, *, depth: float, width: float) -> nn.Module:
 @shrink_rule.register
 def _mlp(model: zoo.MLP, *, depth: float, width: float) -> nn.Module:
     return _again(model, hidden=_all(_narrowest(model.config["args"]["hidden"], depth), width))
+
+
+@shrink_rule.register
+def _bag(model: zoo.Bag, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    kept = _narrowest(args["hidden"], depth) if args["hidden"] else []
+    return _again(model, width=scaled(args["width"], width), hidden=_all(kept, width))
+
+
+@shrink_rule.register
+def _textcnn(model: zoo.TextCNN, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    features, channels = _all([args["width"], args["channels"]], width)
+    return _again(model, width=features, channels=channels)
+
+
+@shrink_rule.register
+def _bilstm(model: zoo.BiLSTM, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    features, hidden = _all([args["width"], args["hidden"]], width)
+    return _again(model, width=features, hidden=hidden, layers=scaled(args["layers"], depth))
+
+
+@shrink_rule.register
+def _transformer(model: zoo.Transformer, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    heads = scaled(args["heads"], width)
+    return _again(
+        model,
+        depth=scaled(args["depth"], depth),
+        heads=heads,
+        width=heads * (args["width"] // args["heads"]),
+        hidden=scaled(args["hidden"], width),
+    )
 
 
 def _again(model: Any, **changes: Any) -> nn.Module:

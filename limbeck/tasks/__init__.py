@@ -4,9 +4,20 @@ from collections.abc import Callable
 
 from limbeck.errors import unknown
 from limbeck.tasks.classification import Classification
-from limbeck.tasks.task import Meter, Quality, Task
+from limbeck.tasks.reading import Reading
+from limbeck.tasks.task import Meter, Quality, Task, Telling, Tokened
 
-__all__ = ["Classification", "Meter", "Quality", "Task", "get", "names"]
+__all__ = [
+    "Classification",
+    "Meter",
+    "Quality",
+    "Reading",
+    "Task",
+    "Telling",
+    "Tokened",
+    "get",
+    "names",
+]
 
 _TASKS: dict[str, Callable[..., Task]] = {"classification": Classification}
 

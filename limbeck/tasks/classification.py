@@ -17,9 +17,12 @@ from torch.utils._pytree import tree_leaves
 
 from limbeck.data.samples import Batch, as_batch
 from limbeck.errors import InputError
+from limbeck.losses.spec import exactly
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Classification"]
+
+_TOLD = 2  # how many classes of an answer are put into words
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Classification:
     """One label out of ``classes`` for each sample, whatever the samples are.
 
     A batch is (inputs, targets), or a mapping in which the two have the given names. Metrics:
-    ``accuracy`` and ``top5_accuracy`` (fractions), ``loss`` (cross-entropy in nats) and ``ece``
-    (expected calibration error, 15 bins, Guo et al. 2017, arXiv:1706.04599).
+    ``accuracy`` and ``top5_accuracy`` (fractions), ``macro_f1`` (the mean over classes of F1, 0 to
+    1), ``loss`` (cross-entropy in nats) and ``ece`` (expected calibration error, 15 bins, Guo et
+    al. 2017, arXiv:1706.04599).
 
     Attributes:
         classes: C.
@@ -36,6 +40,7 @@ class Classification:
         input_names: in a mapping, the name of what models are called with; several names make a
             mapping of named arguments.
         target_name: in a mapping, the name of the labels, (B,) int64 from 0 to C − 1.
+        mask_name: in inputs that are a mapping, what says which tokens are no padding, (B, T).
         label_smoothing: ε of the label loss (Szegedy et al. 2016, arXiv:1512.00567).
 
     >>> task = Classification(3)
@@ -47,6 +52,7 @@ class Classification:
     labels: Sequence[str] = ()
     input_names: str | tuple[str, ...] = "inputs"
     target_name: str = "targets"
+    mask_name: str = "attention_mask"
     label_smoothing: float = 0.0
     name: str = "classification"
     selection: str = "accuracy"
@@ -74,11 +80,16 @@ class Classification:
     def mask(self, batch: Batch) -> None:
         return None
 
+    def tokens(self, batch: Batch) -> Tensor | None:
+        inputs = self.inputs(batch)
+        found = inputs.get(self.mask_name) if isinstance(inputs, Mapping) else None
+        return None if found is None else found.bool()
+
     def count(self, batch: Batch) -> int:
         return len(self.targets(batch))
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
+        with exactly(logits):
             return F.cross_entropy(
                 logits.float(), self.targets(batch), label_smoothing=self.label_smoothing
             )
@@ -119,6 +130,26 @@ class Classification:
     def meter(self) -> Meter:
         return _Meter(self)
 
+    def apart(self, logits: Tensor, other: Tensor, batch: Batch) -> Tensor:
+        """Return half of Σ|p − q| where the likeliest classes differ, 0 where they are the same."""
+        distance = (logits.float().softmax(1) - other.float().softmax(1)).abs().sum(1) / 2
+        return distance * (logits.argmax(1) != other.argmax(1))
+
+    def told(self, logits: Tensor, batch: Batch, row: int) -> dict[str, Any]:
+        shares, classes = logits[row].float().softmax(0).topk(min(_TOLD, self.classes))
+        names = [self._label(number) for number in classes.tolist()]
+        return {
+            "answer": names[0],
+            "right": int(classes[0]) == int(self.targets(batch)[row]),
+            "shares": [list(pair) for pair in zip(names, shares.tolist(), strict=True)],
+        }
+
+    def wanted(self, batch: Batch, row: int) -> str:
+        return self._label(int(self.targets(batch)[row]))
+
+    def _label(self, number: int) -> str:
+        return str(self.labels[number]) if self.labels else str(number)
+
 
 class _Meter:
     def __init__(self, task: Classification) -> None:
@@ -148,13 +179,18 @@ class _Meter:
 def _metrics(classes: int) -> Any:
     """Build the torchmetrics collection; imported here, since that takes a second."""
     from torchmetrics import Metric, MetricCollection
-    from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+    from torchmetrics.classification import (
+        MulticlassAccuracy,
+        MulticlassConfusionMatrix,
+        MulticlassF1Score,
+    )
 
     from limbeck.tasks.calibration import CrossEntropy, Reliability
 
     plain: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     chosen: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(average="micro", **plain),
+        "macro_f1": MulticlassF1Score(average="macro", **plain),
         "loss": CrossEntropy(),
         "confusion": MulticlassConfusionMatrix(**plain),
         "reliability": Reliability(bins=15),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.data.samples import Batch
 
-__all__ = ["Meter", "Quality", "Task"]
+__all__ = ["Meter", "Quality", "Task", "Telling", "Tokened"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,33 @@ class Task(Protocol):
 
     def meter(self) -> Meter:
         """Return a new meter of this task's metrics."""
+
+
+@runtime_checkable
+class Tokened(Protocol):
+    """A task with one answer for each sample, whose samples are sequences of unequal length."""
+
+    def tokens(self, batch: Batch) -> Tensor | None:
+        """Return (B, T), true where a token is no padding, or ``None`` if samples have none.
+
+        Losses that compare what models make of each token get it as their mask.
+        """
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A task that can put single answers into words, so that a report shows some for people."""
+
+    def apart(self, logits: Tensor, other: Tensor, batch: Batch) -> Tensor:
+        """Return how far two answers to each sample are apart, (B,); 0 where they say the same."""
+
+    def told(self, logits: Tensor, batch: Batch, row: int) -> dict[str, Any]:
+        """Return an answer in words.
+
+        Returns:
+            ``answer``, a text; ``right``, whether it is, or ``None`` if that is not known; and
+            ``shares``, pairs of an answer and its probability, the likeliest first, or none.
+        """
+
+    def wanted(self, batch: Batch, row: int) -> str:
+        """Return the label of a sample in words."""

@@ -9,5 +9,14 @@ from limbeck.testing.losses import check_loss
 from limbeck.testing.methods import check_method
 from limbeck.testing.tasks import check_task
 from limbeck.testing.teachers import check_teacher
+from limbeck.testing.waiting import WaitingError, never_waiting
 
-__all__ = ["ContractError", "check_loss", "check_method", "check_task", "check_teacher"]
+__all__ = [
+    "ContractError",
+    "WaitingError",
+    "check_loss",
+    "check_method",
+    "check_task",
+    "check_teacher",
+    "never_waiting",
+]

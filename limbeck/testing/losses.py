@@ -5,24 +5,24 @@ Letters: B samples, T tokens, C classes or channels, D features, H×W positions.
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from limbeck.losses.spec import ROWWISE, Spec, spec_of
+from limbeck.losses.sparse import SparseLogits
+from limbeck.losses.spec import Spec, spec_of
 from limbeck.losses.wrap import chunked
+from limbeck.testing.case import LossCase, first
 from limbeck.testing.findings import Findings
+from limbeck.testing.running import compiles, transforms, waits_for_nothing
 
 __all__ = ["check_loss"]
 
 Shape = tuple[int, ...]
 Shapes = Sequence[tuple[Any, Any]]
-Side = Any  # a tensor, or a tuple of tensors
 
 _SHAPES: dict[str, Shapes] = {
     "classes": [((6, 5), (6, 5)), ((4, 3, 5), (4, 3, 5))],
@@ -38,12 +38,14 @@ def check_loss(
     spec: Spec | None = None,
     shapes: Shapes | None = None,
     seed: int = 0,
+    compiled: bool = True,
     **options: Any,
 ) -> None:
-    """Check a loss: value, gradient, precision, mask, chunks, order, temperature.
+    """Check a loss: value, gradient, precision, mask, chunks, order, temperature, how it runs.
 
     A loss that is a module is copied for every call, so that what it remembers or draws does not
-    count as a difference.
+    count as a difference. What of ``torch.compile``, ``torch.func`` and a device that nobody waits
+    for a loss cannot have, its ``spec`` declares, with the reason.
 
     Args:
         loss: ``loss(student, teacher, ...) -> scalar``.
@@ -51,6 +53,8 @@ def check_loss(
         shapes: pairs of student and teacher shapes to try; by default those its ``align`` allows.
             For a loss of several tensors, a side is a tuple of shapes.
         seed: of the random inputs.
+        compiled: also trace it with ``torch.compile``, forward and backward, at the first of the
+            shapes: a fifth of a second or more.
         options: further arguments of the loss; ``targets``, ``ids`` and the like have an entry for
             each sample, other tensors are the same for all.
 
@@ -63,67 +67,17 @@ def check_loss(
     declared = spec or spec_of(loss)
     findings = Findings(f"the loss {getattr(loss, '__name__', type(loss).__name__)}")
     for number, (own, theirs) in enumerate(shapes or _SHAPES[declared.align]):
-        case = _LossCase(loss, declared, own, theirs, seed + number, options, findings)
+        case = LossCase(loss, declared, own, theirs, seed + number, options, findings)
         for check in _LOSS_CHECKS:
             with findings.about(f"{check.__name__.strip('_')} at {own}"):
                 check(case)
+        if compiled and number == 0:
+            with findings.about(f"compiled at {own}"):
+                compiles(case)
     findings.raise_if_any()
 
 
-class _LossCase:
-    """A loss with inputs of one shape."""
-
-    def __init__(
-        self,
-        loss: Callable[..., Tensor],
-        spec: Spec,
-        own: Any,
-        theirs: Any,
-        seed: int,
-        options: Mapping[str, Any],
-        findings: Findings,
-    ) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.loss, self.spec, self.options, self.findings = loss, spec, dict(options), findings
-        self.student = _drawn(own, generator)
-        self.teacher = _drawn(theirs, generator)
-        called = loss.forward if isinstance(loss, nn.Module) else loss
-        self.takes = inspect.signature(called).parameters
-        self.where = f"at {own}"
-        first = _first(self.student)
-        self.size = len(first)
-        if "targets" in self.takes and "targets" not in options:
-            rows = first.shape[:-1] if spec.align == "classes" else first.shape[:1]
-            self.options["targets"] = torch.randint(first.shape[-1], rows, generator=generator)
-
-    def __call__(self, student: Side, teacher: Side, **more: Any) -> Tensor:
-        options = {**self.options, **more}
-        loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
-        if _first(student).dtype == torch.float64:
-            options = {k: _doubled(v) for k, v in options.items()}
-            loss = loss.double() if isinstance(loss, nn.Module) else loss
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return loss(student, teacher, **options)
-
-    def rows(self, pick: Any) -> tuple[Side, Side, dict[str, Any]]:
-        """Return some of the samples, with their targets."""
-        picked = {k: v[pick] for k, v in self.options.items() if _has_rows(k, v)}
-        student, teacher = (tree_map(lambda t: t[pick], s) for s in (self.student, self.teacher))
-        return student, teacher, picked
-
-    def expect(self, holds: bool | Tensor, breach: str) -> None:
-        self.findings.expect(holds, f"{breach} ({self.where})")
-
-    def gradients(self, student: Side, teacher: Side, **more: Any) -> list[Tensor]:
-        """Return the gradient of each of the student's tensors; zeros where there is none."""
-        leaf = tree_map(lambda t: t.clone().requires_grad_(True), student)
-        self(leaf, teacher, **more).float().backward()
-        found = [(t, t.grad) for t in tree_leaves(leaf)]
-        return [torch.zeros_like(t) if g is None else g for t, g in found]
-
-
-def _value(case: _LossCase) -> None:
+def _value(case: LossCase) -> None:
     before = tree_map(torch.clone, (case.student, case.teacher))
     value = case(case.student, case.teacher)
     case.expect(value.ndim == 0, f"the value has the shape {tuple(value.shape)}, not a scalar's")
@@ -134,7 +88,7 @@ def _value(case: _LossCase) -> None:
     case.expect(same, "the inputs were changed in place")
 
 
-def _gradients(case: _LossCase) -> None:
+def _gradients(case: LossCase) -> None:
     student, teacher = (
         tree_map(lambda t: t.double().requires_grad_(True), side)
         for side in (case.student, case.teacher)
@@ -163,7 +117,7 @@ def _gradients(case: _LossCase) -> None:
     case.expect(close, f"the gradient is {expected:.6g} along a direction; measured {measured:.6g}")
 
 
-def _minimum(case: _LossCase) -> None:
+def _minimum(case: LossCase) -> None:
     shapes = [[t.shape for t in tree_leaves(side)] for side in (case.student, case.teacher)]
     if not case.spec.zero_at_equal or shapes[0] != shapes[1]:
         return
@@ -173,7 +127,7 @@ def _minimum(case: _LossCase) -> None:
     case.expect(other > value, "it is not smaller where student and teacher are equal")
 
 
-def _precision(case: _LossCase) -> None:
+def _precision(case: LossCase) -> None:
     halves = tree_map(torch.Tensor.bfloat16, (case.student, case.teacher))
     plain = case(*tree_map(torch.Tensor.float, halves))
     value = case(*halves)
@@ -187,7 +141,7 @@ def _precision(case: _LossCase) -> None:
     case.expect(close, "autocast changes the value")
 
 
-def _extremes(case: _LossCase) -> None:
+def _extremes(case: LossCase) -> None:
     if case.spec.align != "classes":
         return
     large = 6e4 * torch.sign(case.student).bfloat16()
@@ -200,7 +154,7 @@ def _extremes(case: _LossCase) -> None:
         case.expect(finite, "logits of ±60,000 give a gradient that is not finite")
 
 
-def _order(case: _LossCase) -> None:
+def _order(case: LossCase) -> None:
     whole = case(case.student, case.teacher)
     mixed = torch.randperm(case.size, generator=torch.Generator().manual_seed(2))
     for order in (mixed, torch.arange(case.size).roll(1)):  # the second leaves none where it was
@@ -209,14 +163,14 @@ def _order(case: _LossCase) -> None:
         case.expect(same, "the order of the samples changes the value")
 
 
-def _parts(case: _LossCase) -> None:
+def _parts(case: LossCase) -> None:
     """Halves weighted by size, sums, values per sample and chunks all give the whole."""
     if not case.spec.per_sample:
         return
     whole, size = case(case.student, case.teacher), case.size
     cuts = slice(0, size // 3), slice(size // 3, None)
     halves = [case.rows(cut) for cut in cuts]
-    mean = sum(case(s, t, **more) * len(_first(s)) / size for s, t, more in halves)
+    mean = sum(case(s, t, **more) * len(first(s)) / size for s, t, more in halves)
     case.expect(torch.isclose(torch.as_tensor(mean), whole, rtol=1e-5), "parts do not add up")
     each = case(case.student, case.teacher, reduction="none")
     total = case(case.student, case.teacher, reduction="sum")
@@ -227,22 +181,17 @@ def _parts(case: _LossCase) -> None:
         case.expect(torch.isclose(pieces, whole, rtol=1e-5), "chunks change the value")
 
 
-def _mask(case: _LossCase) -> None:
-    first = _first(case.student)
-    rows = first.shape[:2] if first.ndim == 3 else first.shape[:1]
-    sides = case.student, case.teacher
-    if isinstance(case.student, tuple) and len(rows) == 2 and not case.spec.per_sample:
-        return  # tokens that are compared with one another, within their samples
-    if "mask" not in case.takes or any(t.shape[: len(rows)] != rows for t in tree_leaves(sides)):
+def _mask(case: LossCase) -> None:
+    keep = case.mask()
+    if keep is None:
         return
-    keep = torch.rand(rows, generator=torch.Generator().manual_seed(3)) < 0.6
-    keep.view(-1)[0] = True
     student, teacher, inside = case.rows(keep)
     expected = case(student, teacher, **inside)
     value = case(case.student, case.teacher, mask=keep)
     case.expect(torch.isclose(value, expected, rtol=1e-5), "a mask is not the same as the subset")
     silent = torch.where(keep, 0.0, torch.nan)
-    dirty = tree_map(lambda t: t + silent.view(*rows, *[1] * (t.ndim - len(rows))), sides)
+    sides = case.student, case.teacher
+    dirty = tree_map(lambda t: t + silent.view(*keep.shape, *[1] * (t.ndim - keep.ndim)), sides)
     value = case(*dirty, mask=keep)
     case.expect(torch.isclose(value, expected, rtol=1e-5), "what is masked leaks into the value")
     clean = all(torch.isfinite(g).all() for g in case.gradients(*dirty, mask=keep))
@@ -251,7 +200,7 @@ def _mask(case: _LossCase) -> None:
     case.expect(nothing == 0, "a mask that keeps nothing does not give 0")
 
 
-def _temperature(case: _LossCase) -> None:
+def _temperature(case: LossCase) -> None:
     if "temperature" not in case.takes or not case.spec.steady:
         return
     norms = []
@@ -262,24 +211,16 @@ def _temperature(case: _LossCase) -> None:
     case.expect(steady, "the gradient's size changes with the temperature: T² is missing")
 
 
-def _drawn(shape: Any, generator: torch.Generator) -> Side:
-    if shape and isinstance(shape[0], tuple):
-        return tuple(_drawn(one, generator) for one in shape)
-    return torch.randn(shape, generator=generator)
-
-
-def _first(side: Side) -> Tensor:
-    found: Tensor = tree_leaves(side)[0]
-    return found
-
-
-def _doubled(option: Any) -> Any:
-    floating = isinstance(option, Tensor) and option.is_floating_point()
-    return option.double() if floating else option
-
-
-def _has_rows(name: str, option: Any) -> bool:
-    return name in ROWWISE and isinstance(option, Tensor)
+def _in_part(case: LossCase) -> None:
+    """A teacher's answer of which all classes are kept, in another order, is still its answer."""
+    if case.spec.partial == "refused":
+        return
+    classes = case.teacher.shape[-1]
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(4))
+    log_p = torch.log_softmax(case.teacher, -1)[..., order]
+    known = SparseLogits(order.expand(case.teacher.shape), log_p, classes)
+    same = torch.isclose(case(case.student, known), case(case.student, case.teacher), rtol=1e-5)
+    case.expect(same, "it needs more of the teacher than probabilities, whatever their order")
 
 
 _LOSS_CHECKS = (
@@ -292,4 +233,7 @@ _LOSS_CHECKS = (
     _parts,
     _mask,
     _temperature,
+    _in_part,
+    transforms,
+    waits_for_nothing,
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from limbeck.teachers import Knowing, Teacher
 from limbeck.testing.findings import Findings, rows, size_of
@@ -33,18 +34,20 @@ def check_teacher(teacher: Knowing, batch: Any, taps: Sequence[str] = ("logits",
         size = size_of(batch)
         missing = [tap for tap in taps if tap not in first.tensors]
         findings.expect(not missing, f"it does not yield {missing}")
-        for name, tensor in first.tensors.items():
-            findings.expect(
-                len(tensor) == size, f"{name} has {len(tensor)} rows for {size} samples"
-            )
-            findings.expect(not tensor.requires_grad, f"{name} carries a gradient")
-            findings.expect(not tensor.is_inference(), f"{name} cannot be used in a backward pass")
-            findings.expect(torch.equal(tensor, again[name]), f"{name} differs when asked again")
+        for name, known in first.tensors.items():
+            findings.expect(len(known) == size, f"{name} has {len(known)} rows for {size} samples")
+            for tensor, other in zip(tree_leaves(known), tree_leaves(again[name]), strict=True):
+                findings.expect(not tensor.requires_grad, f"{name} carries a gradient")
+                findings.expect(
+                    not tensor.is_inference(), f"{name} cannot be used in a backward pass"
+                )
+                findings.expect(torch.equal(tensor, other), f"{name} differs when asked again")
         # The order reversed, and one sample alone: together no mixing of rows passes.
         for order in (torch.arange(size - 1, -1, -1), torch.tensor([size - 1])):
             turned = teacher.knowledge(rows(batch, order), tuple(taps))
-            for name, tensor in first.tensors.items():
-                same = torch.allclose(turned[name], tensor[order], rtol=1e-4, atol=1e-5)
+            for name, known in first.tensors.items():
+                pairs = zip(tree_leaves(turned[name]), tree_leaves(known[order]), strict=True)
+                same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
                 findings.expect(same, f"{name} does not follow the order of the batch")
     with findings.about("fingerprint"):
         same = teacher.fingerprint() == teacher.fingerprint() != ""

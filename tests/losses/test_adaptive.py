@@ -13,12 +13,8 @@ from torch import Tensor, nn
 
 import limbeck as lb
 from limbeck.losses import kl, logit_mse, similarity_preserving, soft_cross_entropy
-from limbeck.losses.adaptive import (
-    ConfidenceWeighted,
-    LearnedTemperature,
-    SampleTemperature,
-    UncertaintyWeighted,
-)
+from limbeck.losses.adaptive import ConfidenceWeighted, UncertaintyWeighted
+from limbeck.losses.temperatures import InstanceTemperature, LearnedTemperature, SampleTemperature
 from limbeck.losses.wrap import masked, weighted
 from limbeck.testing import check_loss
 
@@ -81,6 +77,94 @@ def test_learned_temperature_keeps_the_contract(progress: float) -> None:
     check_loss(LearnedTemperature(weighted(kl, 0.3)), progress=progress)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_instance_curriculum_as_recorded(number: int) -> None:
+    """A network that answers the same for all is the authors' global temperature."""
+    case = raw("curriculum_temperature")[number]
+    options = case["options"]
+    loss = InstanceTemperature(
+        kl, 10, start=options["t_start"], span=options["t_end"], strength=-options["reversal"]
+    ).double()
+    last = loss.network[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(options["scalar"])
+    student, teacher = (tensor(case["inputs"][side]) for side in ("student", "teacher"))
+    student.requires_grad_(True)
+    value = loss(student, teacher, progress=1.0)
+    leaves = {"student_gradient": student, "temperature_gradient": last.bias}
+    assert not breaches(case, value, leaves)
+
+
+def test_instance_temperatures_in_numpy() -> None:
+    """A sample's temperature would reach another, or its square be missing."""
+    torch.manual_seed(0)
+    student, teacher = logits(5, 4), logits(5, 4, seed=1)
+    loss = InstanceTemperature(kl, 4, width=3, start=0.5, span=7.0).double()
+    w1, b1, w2, b2 = (p.detach().numpy() for p in loss.parameters())
+    total = 0.0
+    for s, t in zip(student.numpy(), teacher.numpy(), strict=True):
+        theta = w2 @ np.maximum(w1 @ np.concatenate([s, t]) + b1, 0) + b2
+        hot = float(0.5 + 7.0 / (1 + np.exp(-theta[0])))
+        q, p = (np.exp(x / hot) / np.exp(x / hot).sum() for x in (s, t))
+        total += hot**2 * float((p * np.log(p / q)).sum()) / 5
+    assert float(loss(student, teacher, progress=0.5).detach()) == pytest.approx(total, rel=1e-10)
+
+
+def test_instance_gradients_by_differences() -> None:
+    """The student would be taught through the network, or the network not be turned round."""
+    torch.manual_seed(0)
+    student, teacher = logits(3, 4).requires_grad_(True), logits(3, 4, seed=1)
+    loss = InstanceTemperature(kl, 4, width=3, strength=0.3, ramp=0).double()
+    with torch.no_grad():
+        fixed = loss.temperature(student, teacher)[:, None]
+
+    def at_fixed(s: Tensor) -> Tensor:
+        return (fixed[:, 0] ** 2 * kl(s / fixed, teacher / fixed, reduction="none")).mean()
+
+    loss(student, teacher, progress=1.0).backward()
+    step = 1e-6
+    for i, j in ((0, 0), (1, 3), (2, 1)):
+        moved = torch.zeros(3, 4, dtype=torch.float64)
+        moved[i, j] = step
+        slope = (at_fixed(student + moved) - at_fixed(student - moved)).detach() / (2 * step)
+        assert float(student.grad[i, j]) == pytest.approx(float(slope), rel=1e-5, abs=1e-9)
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            for place in range(min(3, parameter.numel())):
+                values = []
+                for sign in (1, -1):
+                    parameter.view(-1)[place] += sign * step
+                    values.append(float(loss(student, teacher, progress=1.0)))
+                    parameter.view(-1)[place] -= sign * step
+                slope = -0.3 * (values[0] - values[1]) / (2 * step)
+                found = float(parameter.grad.view(-1)[place])
+                assert found == pytest.approx(slope, rel=1e-4, abs=1e-8)
+
+
+def test_instance_temperatures_under_a_mask() -> None:
+    """What is masked, NaN for example, would reach the network's weights."""
+    torch.manual_seed(0)
+    loss = InstanceTemperature(kl, 4)
+    student, teacher = logits(2, 3, 4).float(), logits(2, 3, 4, seed=1).float()
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    expected = loss(student[mask], teacher[mask], progress=1.0)
+    student[~mask] = torch.nan
+    value = loss(student, teacher, progress=1.0, mask=mask)
+    assert torch.isclose(value, expected)
+    value.backward()
+    assert all(torch.isfinite(p.grad).all() for p in loss.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # the contract's
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_instance_temperature_keeps_the_contract(progress: float) -> None:
+    """Labels or masks would be lost on the way to the loss inside."""
+    torch.manual_seed(0)
+    check_loss(InstanceTemperature(kl, 5), shapes=[((4, 5), (4, 5))], progress=progress)
+    check_loss(InstanceTemperature(kl, 5), shapes=[((2, 3, 5), (2, 3, 5))], progress=progress)
+
+
 def test_sample_temperature_against_a_loop() -> None:
     """One sample's temperature would reach another, or T² be that of the mean."""
     student, teacher = logits(5, 4), logits(5, 4, seed=1)
@@ -120,6 +204,21 @@ def test_a_learned_rule_is_trained() -> None:
     loss(torch.randn(5, 4), torch.randn(5, 4)).backward()
     assert [name for name, _ in loss.named_parameters()] == ["rule.layer.weight", "rule.layer.bias"]
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in loss.parameters())
+
+
+def test_a_learned_rule_gets_the_whole_gradient() -> None:
+    """Every loss cuts the gradient of its teacher, which is divided by the temperature too."""
+    student, teacher = logits(5, 4), logits(5, 4, seed=1)
+    hot = torch.full((5,), 3.0, dtype=torch.float64, requires_grad=True)
+    SampleTemperature(kl, lambda s, t: hot)(student, teacher).backward()
+    for place in (0, 3):
+        values = []
+        for sign in (1, -1):
+            moved = hot.detach().clone()
+            moved[place] += sign * 1e-6
+            values.append(SampleTemperature(kl, lambda s, t, m=moved: m)(student, teacher))
+        slope = float(values[0] - values[1]) / 2e-6
+        assert float(hot.grad[place]) == pytest.approx(slope, rel=1e-5)
 
 
 def test_a_flat_teacher_does_not_divide_by_zero() -> None:

@@ -153,7 +153,7 @@ def test_keeps_the_contract(name: str, number: int) -> None:
 def test_keeps_the_contract_with_other_numbers(name: str) -> None:
     """One lucky seed would prove nothing."""
     for seed in (1, 17):
-        check_loss(losses.get(name), seed=seed, **OPTIONS.get(name, [{}])[0])
+        check_loss(losses.get(name), seed=seed, compiled=False, **OPTIONS.get(name, [{}])[0])
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -265,3 +265,17 @@ def test_unknown_names_get_near_ones() -> None:
     """A typing error in a recipe would end in a KeyError."""
     with pytest.raises(ValueError, match="did you mean 'kl'"):
         losses.get("kll")
+
+
+@pytest.mark.parametrize("name", ["dkd", "dist"])
+def test_with_compiled_kernels(name: str) -> None:
+    """The contract only traces; the kernels that are then generated could guard otherwise."""
+    student, teacher, options = case(name)
+    torch.compiler.reset()
+    compiled = torch.compile(losses.get(name), fullgraph=True)
+    plain = gradients(name, student, teacher, options)
+    leaf = student.clone().requires_grad_(True)
+    value = compiled(leaf, teacher, **options)
+    value.backward()
+    for found, expected in zip((value.detach(), leaf.grad), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

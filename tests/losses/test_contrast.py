@@ -15,6 +15,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.losses import contrast, spec_of
 from limbeck.losses.contrast import Contrastive, affinity_mimic, contrastive
+from limbeck.losses.towers import TowerFeatures
 from limbeck.testing import check_loss
 
 
@@ -300,6 +301,54 @@ def test_info_nce_as_recorded_between_student_and_teacher() -> None:
     value = (value + contrastive(x["student_text"], x["teacher_image"], **options)) / 2
     leaves = {f"{k}_gradient": v for k, v in x.items() if k.startswith("student")}
     assert not breaches(case, value, leaves)
+
+
+@pytest.mark.parametrize(("number", "part"), [(2, "fd"), (3, "icl")])
+def test_features_of_towers_as_recorded(number: int, part: str) -> None:
+    """An image would be told apart from images, or one tower count twice."""
+    case, x = clip(number)
+    assert case["options"]["part"] == part
+    weights = {"feature": float(part == "fd"), "interactive": float(part == "icl")}
+    loss = TowerFeatures(8, 8, form="code", **weights).double()
+    if loss.log_scale is not None:
+        with torch.no_grad():
+            loss.log_scale.fill_(math.log(1 / 0.07))
+    value = loss((x["student_image"], x["student_text"]), (x["teacher_image"], x["teacher_text"]))
+    leaves = {f"{k}_gradient": v for k, v in x.items() if k.startswith("student")}
+    assert not breaches(case, value, leaves)
+
+
+def test_features_of_towers_in_numpy() -> None:
+    """The projection would come after the length is 1, or be shared by both towers."""
+    torch.manual_seed(0)
+    loss = TowerFeatures(3, 5, feature=7.0, interactive=0.5).double()
+    own = features(4, 3), features(4, 3, seed=1)
+    theirs = features(4, 5, seed=2), features(4, 5, seed=3)
+
+    def length_one(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    sides = []
+    for layer, x in zip(loss.projections, own, strict=True):
+        weight, bias = (p.detach().numpy() for p in layer.parameters())
+        sides.append(length_one(x.numpy() @ weight.T + bias))
+    goals = [length_one(x.numpy()) for x in theirs]
+    expected = 7 * sum(np.mean((s - t) ** 2) for s, t in zip(sides, goals, strict=True))
+    for s, t in zip(sides, reversed(goals), strict=True):
+        scores = np.exp(s @ t.T / 0.07)
+        expected += 0.25 * np.mean(-np.log(np.diag(scores) / scores.sum(1)))
+    assert float(loss(own, theirs).detach()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_features_of_towers_keep_the_contract(form: str) -> None:
+    """Half precision, autocast, the teacher's gradient or the order would be wrong in silence."""
+    torch.manual_seed(0)
+    pair = (((6, 5), (6, 5)), ((6, 4), (6, 4)))
+    check_loss(TowerFeatures(5, 4, feature=3.0, form=form), shapes=[pair])
+    for weights in ((-1.0, 1.0), (0.0, 0.0)):
+        with pytest.raises(ValueError, match="one above"):
+            TowerFeatures(5, 4, feature=weights[0], interactive=weights[1])
 
 
 @pytest.mark.parametrize("form", ["cross_entropy", "kl"])

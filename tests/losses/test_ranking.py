@@ -221,7 +221,7 @@ def test_only_the_order_counts(name: str) -> None:
 def test_keeps_the_contract(name: str, options: dict[str, object]) -> None:
     """Masks, chunks, accumulation, half precision or T² would be wrong without a word."""
     for seed in (0, 5):
-        check_loss(loss_of(name), seed=seed, **options)
+        check_loss(loss_of(name), seed=seed, compiled=False, **options)
     assert spec_of(loss_of(name)).family == "ranking"
 
 

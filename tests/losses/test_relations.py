@@ -13,6 +13,7 @@ from recorded import Recorded, cases
 from recorded_parts import breaches, parameters, raw, tensor
 from torch import Tensor, nn
 
+from limbeck.errors import InputError
 from limbeck.losses import relations, spec_of
 from limbeck.losses.geometry import squared_distances, unit
 from limbeck.testing import check_loss
@@ -35,6 +36,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("correlation_congruence", {"gamma": 1.0, "order": 4}),
     ("inter_channel", {"form": "normalized"}),
     ("kernel_alignment", {"form": "unbiased"}),
+    ("kernel_alignment", {"kernel": "rbf"}),
+    ("kernel_alignment", {"kernel": "rbf", "form": "unbiased", "bandwidth": 0.8}),
     ("probabilistic_transfer", {"scale": "mean"}),
     ("probabilistic_transfer", {"diagonal": False}),
 ]
@@ -106,13 +109,21 @@ def test_channels_as_recorded_with_their_embedding() -> None:
     assert not breaches(case, value, {"student_gradient": student})
 
 
-@pytest.mark.parametrize(("number", "form"), [(0, "biased"), (1, "biased"), (2, "unbiased")])
-def test_alignment_as_recorded(number: int, form: str) -> None:
-    """The debiased form has three corrections that are easily lost."""
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        (0, {}),
+        (1, {}),
+        (2, {"form": "unbiased"}),
+        (3, {"kernel": "rbf", "bandwidth": 0.5}),
+    ],
+)
+def test_alignment_as_recorded(number: int, options: dict[str, Any]) -> None:
+    """The debiased form has three corrections that are easily lost; the median has zeros in it."""
     case = raw("kernel_alignment")[number]
     student, teacher = (tensor(case["inputs"][side]) for side in ("student", "teacher"))
     student.requires_grad_(True)
-    value = relations.kernel_alignment(student, teacher, form=form)
+    value = relations.kernel_alignment(student, teacher, **options)
     assert float(value.detach()) == pytest.approx(1 - case["value"], rel=1e-9)
     value.backward()
     theirs = np.asarray(case["student_gradient_of_cka_by_central_differences"])
@@ -215,8 +226,28 @@ def test_alignment_ignores_rotation_and_scale() -> None:
     x = features(8, 4)
     rotation = torch.linalg.qr(features(4, 4, seed=2)).Q
     for form in ("biased", "unbiased"):
-        value = relations.kernel_alignment(3 * x @ rotation + 7, x, form=form)
-        assert float(value) == pytest.approx(0, abs=1e-10)
+        for kernel in ("linear", "rbf"):
+            value = relations.kernel_alignment(3 * x @ rotation + 7, x, form=form, kernel=kernel)
+            assert float(value) == pytest.approx(0, abs=1e-10)
+
+
+def test_radial_alignment_looks_at_near_samples() -> None:
+    """A narrow kernel must see the clusters alone, whatever lies far away from them."""
+    clusters = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]], dtype=torch.float64)
+    moved = torch.tensor([[0.0], [0.1], [9.0], [9.1], [4.0], [4.1]], dtype=torch.float64)
+    near = relations.kernel_alignment(clusters, moved, kernel="rbf", bandwidth=0.1)
+    assert float(near) < 1e-2 < float(relations.kernel_alignment(clusters, moved))
+
+
+def test_radial_alignment_of_equal_samples() -> None:
+    """A median of 0 would divide by it."""
+    x = torch.ones(4, 3, requires_grad=True)
+    value = relations.kernel_alignment(x, torch.randn(4, 3), kernel="rbf")
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(x.grad).all()
+    with pytest.raises(InputError, match="bandwidth"):
+        relations.kernel_alignment(x, x, kernel="rbf", bandwidth=0)
 
 
 def test_unbiased_alignment_is_zero_on_average_for_independent_features() -> None:
@@ -234,7 +265,7 @@ def test_unbiased_alignment_is_zero_on_average_for_independent_features() -> Non
 def test_keeps_the_contract(name: str, options: dict[str, Any]) -> None:
     """Half precision, autocast, the teacher's gradient or the order would be wrong in silence."""
     for seed in (0, 5):
-        check_loss(loss(name), seed=seed, **options)
+        check_loss(loss(name), seed=seed, compiled=False, **options)
 
 
 def test_channels_of_maps_of_other_sizes() -> None:

@@ -161,7 +161,7 @@ def test_its_own_preprocessing(tmp_path: Path) -> None:
         ("{onnx: a.onnx, build: cnn}", "give one of build, onnx"),
         ("{onnx: a.onnx, weights: b}", "weights means nothing for a teacher from onnx"),
         ('{fit: "a:b", layout: NHWC}', "layout means nothing for a teacher from fit"),
-        ("{fit: sklearn.ensemble:RandomForestClassifier}", "a class.*under build"),
+        ("{fit: sklearn.ensemble:RandomForestClassifier}", "a class. Expected: a function"),
     ],
 )
 @pytest.mark.usefixtures("theirs")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from limbeck.errors import InputError
 from limbeck.knowledge.stages import stages
 from limbeck.knowledge.taps import Taps
 from limbeck.students import zoo
-from limbeck.students.build import tensors
-from limbeck.students.reuse import Reused, reuse_classifier
+from limbeck.students.build import Blueprint, load, save, tensors
+from limbeck.students.reuse import Reuse, Reused, reuse_classifier
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -175,3 +177,50 @@ def test_hidden_layers_before_the_classifier_are_refused() -> None:
     student = zoo.build("cnn", classes=7)
     with pytest.raises(InputError, match="does not make the teacher's logits"):
         reuse_classifier(student, zoo.build("resnet8", classes=7), IMAGES)
+
+
+def test_a_student_that_was_saved_needs_no_teacher(tmp_path: Path) -> None:
+    """It could be built again only where its teacher is at hand."""
+    plan = Blueprint("resnet8", {"classes": 7})
+    teacher = zoo.build("resnet8x4", classes=7)
+    found = Reuse.between(plan.bare(), teacher, IMAGES)
+    plan = replace(plan, reuse=found)
+    assert Reuse.read(json.loads(json.dumps(found.facts()))) == found
+    model = found.applied(plan.bare(), teacher)
+    model.train()(IMAGES)
+    save(tmp_path / "student", model, plan, {})
+    loaded = load(tmp_path / "student")
+    assert torch.equal(loaded(IMAGES), model.eval()(IMAGES))
+
+
+def test_a_plan_that_was_edited(tmp_path: Path) -> None:
+    """A missing number would end in a TypeError."""
+    plan = Blueprint("resnet8", {"classes": 7})
+    found = Reuse.between(plan.bare(), zoo.build("resnet8x4", classes=7), IMAGES)
+    plan = replace(plan, reuse=found)
+    save(tmp_path, plan.model(), plan, {})
+    facts = json.loads((tmp_path / "student.json").read_text())
+    del facts["reuse"]["head"]
+    (tmp_path / "student.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"student\.json is damaged"):
+        load(tmp_path)
+
+
+def test_looking_draws_nothing() -> None:
+    """What is tried out would change the weights that are drawn afterwards."""
+    student, teacher = zoo.build("resnet8", classes=7), zoo.build("resnet8x4", classes=7)
+    before = torch.random.get_rng_state()
+    Reuse.between(student, teacher, IMAGES)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_classifier_of_its_own() -> None:
+    """The control would be frozen at random, or have other names for its weights."""
+    model = reused()
+    names = set(model.state_dict())
+    alone = model.answer_alone()
+    assert set(alone.state_dict()) == names
+    heads = [part for part in alone.modules() if isinstance(part, nn.Linear)]
+    assert heads
+    alone(IMAGES).sum().backward()
+    assert heads[-1].weight.grad is not None

@@ -9,10 +9,21 @@ from collections.abc import Callable
 from limbeck.data.sources.arrays import digits, numpy
 from limbeck.data.sources.images import huggingface, image_folder, parquet
 from limbeck.data.sources.split import complete
+from limbeck.data.sources.texts import text
 from limbeck.data.splits import Data
 from limbeck.errors import unknown
 
-__all__ = ["complete", "digits", "get", "huggingface", "image_folder", "names", "numpy", "parquet"]
+__all__ = [
+    "complete",
+    "digits",
+    "get",
+    "huggingface",
+    "image_folder",
+    "names",
+    "numpy",
+    "parquet",
+    "text",
+]
 
 _SOURCES: dict[str, Callable[..., Data]] = {
     "digits": digits,
@@ -20,6 +31,7 @@ _SOURCES: dict[str, Callable[..., Data]] = {
     "image_folder": image_folder,
     "numpy": numpy,
     "parquet": parquet,
+    "text": text,
 }
 
 

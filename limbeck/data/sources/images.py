@@ -5,8 +5,7 @@ Letters: N samples, C channels, H×W pixels.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,20 @@ import torch
 from limbeck.data.samples import Samples
 from limbeck.data.sources.encoded import encoded
 from limbeck.data.sources.split import complete
+from limbeck.data.sources.tables import (
+    SPLITS,
+    by_split,
+    class_names,
+    column_of,
+    folder_of,
+    folders_in,
+    holds_integers,
+)
 from limbeck.data.splits import Data
-from limbeck.errors import InputError, unknown
+from limbeck.errors import InputError
 
 __all__ = ["huggingface", "image_folder", "parquet"]
 
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -62,8 +65,8 @@ def parquet(
     import pyarrow
     import pyarrow.parquet as pq
 
-    folder = _folder(path, "Parquet files")
-    files = _by_split(sorted(folder.glob("*.parquet")), folder, "train.parquet")
+    folder = folder_of(path, "Parquet files")
+    files = by_split(sorted(folder.glob("*.parquet")), folder, "train.parquet")
     found: dict[str, Samples] = {}
     names: tuple[str, ...] = ()
     for split, parts in files.items():
@@ -77,8 +80,8 @@ def parquet(
             table = pyarrow.concat_tables(tables)
         except pyarrow.ArrowException as error:
             raise InputError(f"the files of {split} in {folder} differ: {error}") from error
-        pictures = _column(table.schema, image, "image", _holds_images)
-        numbers = _column(table.schema, label, "label", _holds_integers)
+        pictures = column_of(table.schema, image, "image", _holds_images)
+        numbers = column_of(table.schema, label, "label", holds_integers)
         stored = table[pictures].to_pylist()
         images = [row["bytes"] if isinstance(row, dict) else row for row in stored]
         given = table[numbers].to_pylist()
@@ -87,7 +90,7 @@ def parquet(
                 raise InputError(f"row {column.index(None)} of {split} in {folder} has no {what}")
         labels = torch.tensor(given, dtype=torch.int64)
         found[split] = encoded(images, labels, size, workers, str(folder))
-        names = names or _class_names(table.schema.metadata, numbers)
+        names = names or class_names(table.schema.metadata, numbers)
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
     return complete(found, names, folder.name, **cuts)
 
@@ -119,12 +122,12 @@ def image_folder(
     Raises:
         InputError: no such folder, no images in it, a class that the training samples lack.
     """
-    folder = _folder(path, "images")
-    inside = _folders(folder)
-    known = {name for names in _SPLITS.values() for name in names}
+    folder = folder_of(path, "images")
+    inside = folders_in(folder)
+    known = {name for names in SPLITS.values() for name in names}
     roots = [entry for entry in inside if entry.name in known]
-    splits = _by_split(roots, folder, "train/CLASS/image.jpg") if roots else {"train": [folder]}
-    names = tuple(entry.name for entry in _folders(splits["train"][0]))
+    splits = by_split(roots, folder, "train/CLASS/image.jpg") if roots else {"train": [folder]}
+    names = tuple(entry.name for entry in folders_in(splits["train"][0]))
     found: dict[str, Samples] = {}
     for split, (root, *_) in splits.items():
         files = sorted(f for f in root.glob("[!.]*/**/*") if f.suffix.lower() in _SUFFIXES)
@@ -177,7 +180,7 @@ def huggingface(
             "the source 'huggingface' needs the package datasets",
             remedy='Install it: pip install "limbeck[data]".',
         ) from error
-    folder = _folder(path, "a data set")
+    folder = folder_of(path, "a data set")
     try:
         loaded = (
             datasets.load_from_disk(str(folder))
@@ -189,11 +192,11 @@ def huggingface(
     tables = loaded if isinstance(loaded, Mapping) else {"train": loaded}
     found: dict[str, Samples] = {}
     names: tuple[str, ...] = ()
-    for split, aliases in _SPLITS.items():
+    for split, aliases in SPLITS.items():
         for table in (tables[name] for name in aliases if name in tables):
             schema = table.features.arrow_schema
-            pictures = _column(schema, image, "image", _holds_images)
-            numbers = _column(schema, label, "label", _holds_integers)
+            pictures = column_of(schema, image, "image", _holds_images)
+            numbers = column_of(schema, label, "label", holds_integers)
             rows = table.cast_column(pictures, datasets.Image(decode=False))[pictures]
             images = [row["bytes"] or Path(row["path"]) for row in rows]
             labels = torch.tensor(list(table[numbers]), dtype=torch.int64)
@@ -205,67 +208,9 @@ def huggingface(
     return complete(found, names, folder.name, **cuts)
 
 
-def _folder(path: str | Path, holding: str) -> Path:
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(
-            f"there is no folder {folder}",
-            expected=f"a folder with {holding}",
-            remedy="Set data.path.",
-        )
-    return folder
-
-
-def _folders(root: Path) -> list[Path]:
-    """Return the folders in a folder, hidden ones left out."""
-    entries = sorted(root.iterdir())
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _by_split(entries: Sequence[Path], folder: Path, example: str) -> dict[str, list[Path]]:
-    """Group files or folders by the split with which their names begin."""
-    found: dict[str, list[Path]] = {}
-    for split, aliases in _SPLITS.items():
-        matching = [entry for entry in entries if entry.name.split(".")[0].split("-")[0] in aliases]
-        if matching:
-            found[split] = matching
-    if "train" not in found:
-        listed = ", ".join(entry.name for entry in entries[:8]) or "nothing of the kind"
-        raise InputError(f"{folder} holds {listed}", expected=f"at least {example}")
-    return found
-
-
-def _column(schema: Any, wanted: str, default: str, fits: Any) -> str:
-    """Return the column asked for, or the default one, or the first that fits."""
-    if wanted:
-        if wanted not in schema.names:
-            raise unknown("column", wanted, schema.names)
-        return wanted
-    fitting = [name for name in schema.names if fits(schema.field(name).type)]
-    if not fitting:
-        raise InputError(
-            f"none of the columns {', '.join(schema.names)} can hold the {default}s",
-            remedy=f"Name one: data.args.{default}.",
-        )
-    return default if default in fitting else fitting[0]
-
-
 def _holds_images(kind: Any) -> bool:
     import pyarrow.types as types
 
     if types.is_struct(kind):
         return any(field.name == "bytes" for field in kind)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _holds_integers(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_integer(kind))
-
-
-def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...]:
-    """Return the class names that Hugging Face keeps in a Parquet file's metadata, if any."""
-    features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    found = features.get("info", {}).get("features", {}).get(column, {})
-    return tuple(found.get("names", ()))

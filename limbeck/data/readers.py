@@ -1,0 +1,38 @@
+"""Readers: from what users have (texts, say) to what a model is called with.
+
+Data that is prepared once, when it is loaded, says here how: so that the student, which ships
+alone, can be called with the same raw things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from limbeck.data.tokens import Tokenizer
+from limbeck.errors import unknown
+
+__all__ = ["Reader", "load"]
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Prepares raw samples as the training data was prepared."""
+
+    def __call__(self, raw: Any, /) -> Any:
+        """Return the model's inputs for a list of raw samples."""
+
+    def save(self, folder: Path, /) -> dict[str, Any]:
+        """Write what is needed into a folder; return JSON with ``kind``, by which it is read."""
+
+
+_KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Reader]] = {"text": Tokenizer.read}
+
+
+def load(folder: Path, facts: Mapping[str, Any]) -> Reader:
+    """Return the reader that ``save`` wrote into a folder."""
+    kind = str(facts.get("kind"))
+    if kind not in _KINDS:
+        raise unknown("kind of reader", kind, _KINDS)
+    return _KINDS[kind](folder, facts)

@@ -1,0 +1,77 @@
+"""How a sample is shown to a person: a text, a picture, or numbers.
+
+What is shown is a mapping of texts that JSON can keep: ``{"kind": "text", "text": ...}``, or
+``{"kind": "picture", "src": "data:image/png;base64,...", "text": ...}``, where the text stands in
+for the picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["Show", "Showing", "Shown", "portrayed"]
+
+Shown = dict[str, str]
+Show = Callable[[int], Shown]
+_MOST_NUMBERS, _MOST_PIXELS = 12, 512 * 512
+
+
+@runtime_checkable
+class Showing(Protocol):
+    """A set of samples that can show one to a person."""
+
+    def shown(self, row: int) -> Shown:
+        """Return how the sample at a row is shown."""
+
+
+def portrayed(inputs: Any) -> Shown:
+    """Return how the inputs of one sample are shown, if nothing better is known of them.
+
+    Args:
+        inputs: (C, H, W) with one or three channels, uint8 or from 0 to 1, is a picture; other
+            tensors are shown by their first numbers, mappings by their fields.
+
+    >>> portrayed(torch.tensor([0.5, 2.0]))
+    {'kind': 'text', 'text': '0.5, 2'}
+    >>> portrayed(torch.zeros(3, 4, 6))["text"]
+    'a picture of 6×4'
+    """
+    if isinstance(inputs, Mapping):
+        parts = [f"{name}: {portrayed(value).get('text')}" for name, value in inputs.items()]
+        return {"kind": "text", "text": "; ".join(parts)}
+    if not isinstance(inputs, Tensor):
+        return {"kind": "text", "text": str(inputs)[:400]}
+    if _is_picture(inputs):
+        height, width = inputs.shape[1:]
+        told = f"a picture of {width}×{height}"
+        return {"kind": "picture", "src": _data_uri(inputs), "text": told}
+    numbers = inputs.flatten()[:_MOST_NUMBERS].tolist()
+    more = ", …" if inputs.numel() > _MOST_NUMBERS else ""
+    return {"kind": "text", "text": ", ".join(f"{number:.4g}" for number in numbers) + more}
+
+
+def _is_picture(inputs: Tensor) -> bool:
+    if inputs.ndim != 3 or inputs.shape[0] not in (1, 3) or not inputs.numel():
+        return False
+    if inputs[0].numel() > _MOST_PIXELS:
+        return False
+    whole = inputs.dtype == torch.uint8
+    return whole or (
+        inputs.is_floating_point() and float(inputs.min()) >= 0 and float(inputs.max()) <= 1
+    )
+
+
+def _data_uri(pixels: Tensor) -> str:
+    """Return pixels (C, H, W) as a PNG within a URI."""
+    whole = pixels if pixels.dtype == torch.uint8 else (pixels.float() * 255).round().byte()
+    array = whole.cpu().permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

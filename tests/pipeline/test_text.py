@@ -1,0 +1,191 @@
+"""Recipes that read texts, from tables to a student that is called with sentences."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from texts import sentences, write_bert, write_jsonl
+
+import limbeck as lb
+from limbeck import pipeline
+from limbeck.errors import InputError
+from limbeck.files import read_json
+from limbeck.recipe import load
+
+TEXTS = [text for text, _ in sentences(64)]
+QUICK = (
+    "data.args.length=24", "train.batch_size=16", "train.epochs=1", "teacher.train.epochs=1",
+    "seeds=[0]", "evaluate.seconds=0.02", "evaluate.batch_size=8",
+)  # fmt: skip
+
+
+# So that the student is smaller than a teacher of a few thousand weights.
+SMALL = ("data.args.vocab=300", "student.args={width: 4}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few sentences in three splits, and a tiny pretrained model."""
+    root = tmp_path_factory.mktemp("texts")
+    for name, count in (("train", 48), ("dev", 16), ("test", 24)):
+        write_jsonl(root, f"{name}.jsonl", sentences(count))
+    write_bert(root / "bert", TEXTS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe ``text`` on sentences, with a student shrunk from the teacher."""
+    changes = [*QUICK, f"data.path={folder}", f"teacher.args.path={folder / 'bert'}"]
+    return pipeline.run(load("text", changes), tmp_path_factory.mktemp("text") / "run")
+
+
+def _run(name: str, folder: Path, out: Path, *changes: str) -> Path:
+    return pipeline.run(load(name, [f"data.path={folder}", *QUICK, *changes]), out)
+
+
+def test_the_student_ships_with_its_tokenizer(finished: Path, tmp_path: Path) -> None:
+    """Without it, what ships could not read a sentence, or need the teacher's folder."""
+    files = {file.name for file in (finished / "student").iterdir()}
+    assert files == {"model.safetensors", "student.json", "tokenizer.json"}
+    student = lb.students.load(shutil.copytree(finished / "student", tmp_path / "student"))
+    with torch.no_grad():
+        answers = student([text for text, _ in sentences(24)]).argmax(1)
+    report = read_json(finished / "report.json")
+    right = (answers == torch.tensor([label for _, label in sentences(24)])).float().mean()
+    measured = report["models"]["student"]["quality"]["accuracy"]["values"][0]
+    assert float(right) == pytest.approx(measured)
+    assert student.model.config.num_hidden_layers == 2
+
+
+def test_the_report_shows_sentences_on_which_they_differ(finished: Path) -> None:
+    """Without it, a page could show nothing that a person can judge."""
+    found = read_json(finished / "details.json")["examples"]
+    assert found["of"] == 24
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    for group in found["groups"]:
+        for entry in group["samples"]:
+            assert entry["shown"]["text"] in TEXTS
+            assert entry["answers"].keys() == {"teacher", "student", "control"}
+            assert entry["shown"]["text"] in page
+    assert ('id="examples"' in page) == bool(found["groups"])
+
+
+def test_a_finished_run_is_found_again(folder: Path, finished: Path) -> None:
+    """Without it, texts would be trained on anew at every start: a tokenizer that drifts."""
+    changes = [*QUICK, f"data.path={folder}", f"teacher.args.path={folder / 'bert'}"]
+    pipeline.run(load("text", changes), finished, resume=True)
+    assert all(stage["skipped"] for stage in read_json(finished / "report.json")["stages"])
+
+
+def test_structure_can_be_matched(folder: Path, tmp_path: Path) -> None:
+    """Without it, the methods made for Transformers would run on none of a recipe's."""
+    out = _run(
+        "text", folder, tmp_path / "run", f"teacher.args.path={folder / 'bert'}",
+        "method=[{name: kd}, {name: pkd, blocks: [2, 4]}]", "control=false",
+    )  # fmt: skip
+    record = read_json(out / "stages" / "student-0" / "training.json")
+    assert {"kl", "patient"} <= record["history"][0]["train"].keys()
+
+
+def test_each_model_reads_its_own_tokens(folder: Path, tmp_path: Path) -> None:
+    """Without it, a teacher would be trained on, or asked about, another tokenizer's tokens."""
+    path = f"teacher.args.path={folder / 'bert'}"
+    out = _run("text-intents", folder, tmp_path / "run", path, *SMALL)
+    tokens = lb.data.sources.text(
+        folder, tokenizer="bpe", vocab=300, length=24, teacher_tokenizer=folder / "bert"
+    )
+    batch = next(tokens.train.batches([torch.arange(48)], 0, 0))
+    recipe = load(str(out))
+    running = pipeline.Run(recipe, pipeline.RunFolder(out), lb.Silent())
+    stage = out / "stages" / "teacher"
+    from safetensors.torch import load_file
+
+    teacher = running.origin.load(load_file(stage / "best.safetensors"), {})
+    live = teacher.knowledge({**batch, "inputs": None}, ("logits",)).logits
+    store = lb.Teacher.replay(out / "stages" / "knowledge" / "store")
+    stored = store.knowledge(batch, ("logits",)).logits
+    assert (live - stored).abs().max() < 0.05 * live.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("student", "arguments"),
+    [
+        ("bag", "{width: 4}"),
+        ("bilstm", "{width: 4, hidden: 4}"),
+        ("textcnn", "{width: 4, channels: 4}"),
+        ("transformer", "{width: 4, depth: 2}"),
+    ],
+)
+def test_students_of_every_kind(student: str, arguments: str, folder: Path, tmp_path: Path) -> None:
+    """Without it, a model of the zoo could be unable to read what the source yields."""
+    out = _run(
+        "text-chinese", folder, tmp_path / "run", f"student.build={student}",
+        f"student.args={arguments}", "teacher.args={width: 32, channels: 128}",
+    )  # fmt: skip
+    assert lb.students.load(out / "student")(["a fine film"]).shape == (1, 2)
+    assert read_json(out / "report.json")["models"]["student"]["cost"]["macs"] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["teacher.args.path=nowhere"], "there is no tokenizer in nowhere"),
+        ([], "there is no tokenizer"),
+        (["data.args.tokenizer=words"], "Name it: teacher.args.path"),
+        (["teacher.args.path=BERT", "data.args.text=body"], "column 'body' is not known"),
+        (["teacher.args.path=BERT", "data.args.length=100"], "for a model with 64 positions"),
+        (["teacher.args.path=BERT", "data.args.tokenizer=words"], "Set teacher.inputs"),
+        (["teacher.args.path=BERT", "teacher.inputs=theirs", "data.args.tokenizer=words"], None),
+        (["teacher.args.path=THREE"], "tells 3 classes apart"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_trained(
+    changes: list[str], message: str | None, folder: Path, tmp_path: Path
+) -> None:
+    """Without it, minutes of training could pass before a wrong path is found."""
+    if "teacher.args.path=THREE" in changes:
+        write_bert(tmp_path / "three", TEXTS, classes=3)
+    named = {"BERT": folder / "bert", "THREE": tmp_path / "three"}
+    real = [_replaced(change, named) for change in changes]
+    recipe = load("text", [f"data.path={folder}", *QUICK, *real])
+    running = pipeline.Run(recipe, pipeline.RunFolder(tmp_path / "run"), lb.Silent())
+    if message is None:
+        running.check()
+        return
+    with pytest.raises(InputError, match=message):
+        running.check()
+
+
+def _replaced(change: str, named: dict[str, Path]) -> str:
+    for name, path in named.items():
+        change = change.replace(name, str(path))
+    return change
+
+
+REAL: dict[str, tuple[str, list[str]]] = {
+    "text": ("text_sst2", []),
+    "text-intents": ("text_banking77", [*SMALL]),
+    "text-chinese": ("text_zh_chnsenticorp", ["student.args={width: 4}"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_recipes_on_real_texts_run_at_tiny_scale(
+    name: str, data_root: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Without it, the recipes that need data could break unseen."""
+    place, changes = REAL[name]
+    if not (data_root / place).is_dir():
+        pytest.skip(f"no {place} in the folder of real data")
+    more: list[Any] = [*changes, "data.limit=64"]
+    if name != "text-chinese":
+        more.append(f"teacher.args.path={folder / 'bert'}")
+    out = _run(name, data_root / place, tmp_path / "run", *more)
+    report = read_json(out / "report.json")
+    assert report["models"].keys() == {"teacher", "student", "control"}
+    assert report["models"]["student"]["quality"].keys() >= {"accuracy", "macro_f1"}
