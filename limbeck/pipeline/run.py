@@ -19,6 +19,7 @@ from limbeck.distill import Distiller, Fitted, Plan, autocast, fit, plan
 from limbeck.distill.engine import Place, place
 from limbeck.distill.feed import put
 from limbeck.files import atomically, digest, read_json, write_json
+from limbeck.knowledge import codec
 from limbeck.knowledge.model import at_rest, call, logits_of
 from limbeck.methods import Method, none
 from limbeck.pipeline import build
@@ -153,8 +154,10 @@ class Run:
         theirs = teacher.knowledge(self.task.named(few), ("logits",)).logits
         self.task.check_logits(theirs, "teacher")
         self.task.check_logits(own, "student")
-        source = Rehearsed(teacher, self.codecs) if self.stores else teacher
-        self._distiller(student, source, self.method).prepare(few)
+        self._distiller(student, teacher, self.method).prepare(few)
+        if self.stores and any(map(codec.keeps_a_part, self.codecs.values())):
+            rehearsed = Rehearsed(teacher, self.codecs)
+            self._distiller(student, rehearsed, self.method).prepare(few)
         for training in (self.recipe.teacher.train, self.recipe.train):
             build.training(training)
 

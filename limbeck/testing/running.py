@@ -76,7 +76,11 @@ def waits_for_nothing(case: LossCase) -> None:
     if case.spec.waits or (isinstance(hidden, nn.Module) and hidden is not case.loss):
         return
     loss = case.fresh()
-    loss = loss.to("meta") if isinstance(loss, nn.Module) else loss
+    if isinstance(loss, nn.Module):
+        loss = loss.to("meta")
+        for name, held in vars(loss).items():  # a student's own head, held aside, moves with it
+            if isinstance(held, tuple):
+                object.__setattr__(loss, name, _on_meta(held))
     student, teacher, options = _on_meta((case.student, case.teacher, case.options))
     student = tree_map(lambda t: t.requires_grad_(True), student)
     for mask in _on_meta(_masks(case)):

@@ -268,8 +268,9 @@ def test_a_killed_run_goes_on_where_it_was(kind: signal.Signals, tmp_path: Path)
 
     def answer(body: Body) -> Body:
         if prompt_of(body) == "text 5" and running:
-            running.pop().send_signal(kind)
-            time.sleep(1)
+            started = running.pop()
+            started.send_signal(kind)
+            started.wait(timeout=30)  # no answer before it has ended
         return shout(body)
 
     with serving(answer) as server:
