@@ -254,8 +254,9 @@ def test_tokens_are_counted_too() -> None:
 # -- interruptions
 
 _SCRIPT = """
-    import sys
+    import signal, sys
     from limbeck.teachers import Served
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     url, path = sys.argv[1:]
     Served(url, "tiny", concurrency=2).generate([f"text {n}" for n in range(8)], path, show=False)
 """
