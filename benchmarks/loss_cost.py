@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import torch
+from kept import kept_for_backward
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,7 @@ def main() -> None:
         "id": torch.arange(BATCH, device=device),
     }
     control = Step("none", teacher, batch)
-    kept = control.kept()
+    kept = kept_for_backward(control.distiller, batch)
     rows = []
     for name in names:
         try:
@@ -83,7 +84,7 @@ def main() -> None:
         pairs = [(step(), control()) for _ in range(options.rounds)]
         ratio = statistics.median(own / alone for own, alone in pairs)
         spent = 1000 * statistics.median(own for own, _ in pairs)
-        rows.append((ratio, name, spent, (step.kept() - kept) / 2**20))
+        rows.append((ratio, name, spent, (kept_for_backward(step.distiller, batch) - kept) / 2**20))
     table = Table(title=f"ResNet-20, batch {BATCH}, {device}, {torch.get_num_threads()} threads")
     for title in ("method", "family", "declared cost"):
         table.add_column(title)
@@ -127,21 +128,6 @@ class Step:
         self.optimizer.step()
         _settled()
         return time.perf_counter() - began
-
-    def kept(self) -> int:
-        """Return the bytes of the storages that autograd saves for the backward pass."""
-        saved: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = self.distiller(self.batch).loss  # keeps them alive: no address comes twice
-        total = sum(saved.values())
-        del loss
-        return total
 
 
 def _settled() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from foreign_torchvision import declare_operators
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -34,10 +35,6 @@ LOSSES = ("kl", "dkd", "dist")
 SHAPES = ("64x100", "128x1000", "4096x32000")
 OURS, THEIRS, WAY = "limbeck", "torchdistill", "as mdistiller computes it"
 T = 4.0
-OPERATORS = """
-nms qnms roi_align qroi_align ps_roi_align roi_pool ps_roi_pool deform_conv2d _roi_align_backward
-_ps_roi_align_backward _roi_pool_backward _ps_roi_pool_backward _deform_conv2d_backward
-"""
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -102,11 +99,7 @@ def torchdistills() -> dict[str, Run]:
     """Return torchdistill's losses; none where it cannot be imported."""
     if importlib.util.find_spec("torchdistill") is None:
         return {}
-    # It imports torchvision, of which nothing is used here and which may fit another PyTorch: its
-    # operators are declared, so that it can be loaded in any case.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in OPERATORS.split():
-        library.define(f"{name}(Tensor x) -> Tensor")
+    declare_operators()  # it imports torchvision, of which nothing is used here
     from torchdistill.losses.mid_level import DISTLoss, KDLoss
 
     taps = ("logits", "output", "logits", "output")

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import kept_for_backward
 from rich.console import Console
 from rich.table import Table
 
@@ -204,26 +205,9 @@ def trained(name: str, seed: int, setup: Setup) -> dict[str, float]:
     spent = (time.perf_counter() - began) / fitted.history[-1]["steps"]
     best, last = fitted.history[fitted.best_epoch], fitted.history[-1]
     best, last = (100 * epoch["validation"]["accuracy"] for epoch in (best, last))
+    distiller.train()
     memory = kept_for_backward(distiller, next(loader.epoch(0))) / 1e6
     return {"best": best, "last": last, "seconds": spent, "memory": memory}
-
-
-def kept_for_backward(distiller: lb.Distiller, batch: dict[str, Any]) -> int:
-    """Return the bytes of all tensors that a step holds between forward and backward."""
-    weights = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
-    sizes: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    distiller.train()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        distiller(batch).loss.backward()
-    distiller.zero_grad()
-    return sum(sizes.values())
 
 
 def known_ids(data: Data) -> int:

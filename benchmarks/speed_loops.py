@@ -8,7 +8,6 @@ fresh student for two epochs and prints the seconds of the second one and the pr
 from __future__ import annotations
 
 import json
-import re
 import resource
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from foreign_torchvision import declare_operators
 from torch import Tensor, nn
 
 import limbeck as lb
@@ -254,7 +254,7 @@ def torchdistill(pair: Pair, *, same: bool) -> Callable[[], float]:
     By default its loader takes images one by one through torchvision's transforms, and models run
     in fp32. With the same settings it gets our augmented batches, bf16 and channels last.
     """
-    _declare_operators()
+    declare_operators()
     from torchdistill.core.distillation import DistillationBox
     from torchdistill.losses.mid_level import KDLoss
 
@@ -355,20 +355,6 @@ class _Pictures(torch.utils.data.Dataset[Any]):
             return self.pair.inputs[row], int(self.pair.labels[row])
         picture = Image.fromarray(self.pair.inputs[row].permute(1, 2, 0).cpu().numpy())
         return self.change(picture), int(self.pair.labels[row])
-
-
-def _declare_operators() -> None:
-    """Name torchvision's operators, if its compiled ones do not fit this build of PyTorch."""
-    from importlib.util import find_spec
-
-    found = find_spec("torchvision")
-    if found is None or found.origin is None:
-        raise SystemExit("torchvision is not installed")
-    registrations = Path(found.origin).with_name("_meta_registrations.py").read_text()
-    library = torch.library.Library("torchvision", "DEF")
-    for name in dict.fromkeys(re.findall(r'"(?:torchvision::)?(\w+)"\)', registrations)):
-        library.define(f"{name}() -> Tensor")
-    globals()["_library"] = library  # its definitions end with it
 
 
 def main() -> None:

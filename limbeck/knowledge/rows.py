@@ -6,7 +6,6 @@ Letters: B samples, T tokens of a sample, N tokens that count in the whole batch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -24,8 +23,9 @@ from limbeck.knowledge.goal import Goal
 from limbeck.knowledge.index import STATE, WRITING
 from limbeck.knowledge.record import Knowledge
 from limbeck.knowledge.shards import OFFSETS, Part
+from limbeck.losses.spec import exactly
 
-__all__ = ["Mask", "Rows", "exactly", "learned", "mask_name", "mask_of"]
+__all__ = ["Mask", "Rows", "learned", "mask_name", "mask_of"]
 
 Mask = str | Callable[[Batch], Tensor]
 
@@ -35,11 +35,6 @@ _LEARNED_FROM = 1024  # samples, at least, that a codec learns from if it must
 
 class _Answers(Protocol):
     def knowledge(self, batch: Batch, taps: Sequence[str]) -> Knowledge: ...
-
-
-def exactly() -> AbstractContextManager[Any]:
-    """Switch autocast off: teachers may run in it, but what they said is kept as it is."""
-    return torch.autocast("cpu", enabled=False)
 
 
 def mask_name(mask: Mask | None) -> str | None:
@@ -121,7 +116,7 @@ class Rows:
                     remedy="Pad the samples to one length; or, if they are texts and this has "
                     "(samples, tokens, ...), name the field that says which tokens count: mask=.",
                 )
-            with exactly():
+            with exactly("cpu"):  # a teacher may run in autocast; what it said is kept as it is
                 for part, rows in self.codecs[tap].encode(field, row_keys).items():
                     stored[f"{tap}{part}"] = rows.contiguous()
         return stored
@@ -163,7 +158,7 @@ def learned(
     for tap, codec in chosen.items():
         seen_rows = fields[tap]
         few = fields[tap][0][:2]
-        with exactly():
+        with exactly("cpu"):
             fitted = codec.fitted(seen_rows[0] if len(seen_rows) == 1 else torch.cat(seen_rows))
             parts = fitted.encode(few, torch.zeros(len(few), dtype=torch.int64))
         states |= {f"{tap}/{name}": value.contiguous() for name, value in fitted.state.items()}

@@ -28,9 +28,10 @@ from limbeck.knowledge.goal import Goal, begun, tidy
 from limbeck.knowledge.index import FORMAT, INDEX, WRITING, index_digest, shard_name, shards_of
 from limbeck.knowledge.provenance import augmentation, fingerprints
 from limbeck.knowledge.record import Knowledge
-from limbeck.knowledge.rows import Mask, Rows, exactly, learned, mask_name
+from limbeck.knowledge.rows import Mask, Rows, learned, mask_name
 from limbeck.knowledge.shards import OFFSETS
 from limbeck.knowledge.store import Store
+from limbeck.losses.spec import exactly
 
 __all__ = ["Source", "write"]
 
@@ -164,7 +165,7 @@ class _Writing:
                 parts.setdefault(part, []).append(rows)
         counts = parts.pop(OFFSETS, None)
         self.ahead = []
-        with exactly():
+        with exactly("cpu"):
             whole = {part: torch.cat(rows) for part, rows in parts.items()}
             if counts is not None:
                 whole[OFFSETS] = _offsets(torch.cat(counts))

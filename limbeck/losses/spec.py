@@ -132,7 +132,7 @@ def declare(spec: Spec, *, passes: bool = False) -> Callable[[LossFunction], Los
 
             @functools.wraps(forward)
             def exact_forward(self: Any, student: Any, teacher: Any, **options: Any) -> Any:
-                with exactly(_first(student)):
+                with exactly(_first(student).device.type):
                     return given.to(functools.partial(forward, self), student, teacher, options)
 
             module.forward = exact_forward
@@ -141,7 +141,7 @@ def declare(spec: Spec, *, passes: bool = False) -> Callable[[LossFunction], Los
 
         @functools.wraps(loss)
         def exact(student: Any, teacher: Any, **options: Any) -> Any:
-            with exactly(_first(student)):
+            with exactly(_first(student).device.type):
                 return given.to(loss, student, teacher, options)
 
         _SPECS[exact] = spec
@@ -244,9 +244,8 @@ class _Given:
         return value + reduce(sparse.surplus(teacher), mask, options.get("reduction", "mean"))
 
 
-def exactly(tensor: Tensor) -> AbstractContextManager[Any]:
+def exactly(device: str) -> AbstractContextManager[Any]:
     """Switch autocast off where it is on; ``meta``, which computes nothing, has none."""
-    device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)

@@ -89,7 +89,7 @@ class Classification:
         return len(self.targets(batch))
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        with exactly(logits):
+        with exactly(logits.device.type):
             return F.cross_entropy(
                 logits.float(), self.targets(batch), label_smoothing=self.label_smoothing
             )

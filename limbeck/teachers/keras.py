@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, final
 
 from limbeck.data.samples import Batch
 from limbeck.errors import InputError, unknown
+from limbeck.imports import needed
 from limbeck.knowledge.keras import KerasModule
 from limbeck.teachers.contents import contents
-from limbeck.teachers.extras import needed
 from limbeck.teachers.foreign import First, Foreign, Layout, Size, arrays
 from limbeck.teachers.returns import Kind, Returns
 

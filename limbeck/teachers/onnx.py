@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from limbeck.data.samples import Batch
 from limbeck.errors import InputError, unknown
+from limbeck.imports import needed
 from limbeck.teachers.contents import contents_of_files
-from limbeck.teachers.extras import needed
 from limbeck.teachers.foreign import Foreign, Layout, Size, arrays
 from limbeck.teachers.returns import Kind
 

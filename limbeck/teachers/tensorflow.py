@@ -13,8 +13,8 @@ import numpy as np
 
 from limbeck.data.samples import Batch
 from limbeck.errors import InputError, unknown
+from limbeck.imports import needed
 from limbeck.teachers.contents import contents, contents_of_files
-from limbeck.teachers.extras import needed
 from limbeck.teachers.foreign import Foreign, Layout, Size, arrays
 from limbeck.teachers.returns import Kind
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from limbeck.errors import InputError
-from limbeck.teachers.extras import needed
+from limbeck.imports import needed
 from limbeck.teachers.served.cost import Usage
 from limbeck.teachers.served.pace import Pace
 from limbeck.teachers.served.patience import PassingError, UnansweredError, failure, retrying
