@@ -41,7 +41,7 @@ def main() -> None:
 
 def one_split(recipe: Recipe, split: int) -> dict[str, list[float]]:
     """Return by model the validation accuracy of the best and of the last weights."""
-    data = build.data(recipe.data)
+    data = build.data(recipe)
     whole = Arrays.of(
         torch.cat([data.train.ids, data.validation.ids]),
         inputs=torch.cat([data.train.column("inputs"), data.validation.column("inputs")]),

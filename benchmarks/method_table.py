@@ -96,7 +96,7 @@ class Setup:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
-        self.data = build.data(recipe.data)
+        self.data = build.data(recipe)
         self.augment = build.augmentation(recipe.data.augment, recipe.data.seed)
         module = trained_teacher(recipe, self.data)
         self.live = lb.Teacher(module, build.preprocess(recipe, recipe.teacher))

@@ -45,12 +45,13 @@ __all__ = [
 ]
 
 
-def data(part: DataPart, models: Mapping[str, ModelPart]) -> Data:
+def data(recipe: Recipe) -> Data:
     """Return the data that a recipe names.
 
     A source that has a parameter ``models`` gets how they are built, by role: what they read (the
     tokenizer in a model's folder, say) may depend on it.
     """
+    part = recipe.data
     if part.build is not None:
         own = part.args if part.path is None else {"path": part.path, **part.args}
         found = _as_data(call_theirs(part.build, attribute(part.build), own), part)
@@ -59,6 +60,7 @@ def data(part: DataPart, models: Mapping[str, ModelPart]) -> Data:
     source = sources.get(part.source)
     stated = _stated(part)
     if "models" in inspect.signature(source).parameters:
+        models: dict[str, ModelPart] = {"teacher": recipe.teacher, "student": recipe.student}
         told = {"build", "args", "inputs"}
         stated["models"] = {role: model.model_dump(include=told) for role, model in models.items()}
     return source(**_accepted(source, stated, f"data source {part.source!r}"))

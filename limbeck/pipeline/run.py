@@ -76,8 +76,7 @@ class Run:
     @cached_property
     def data(self) -> Data:
         """The samples."""
-        models = {"teacher": self.recipe.teacher, "student": self.recipe.student}
-        return build.data(self.recipe.data, models)
+        return build.data(self.recipe)
 
     @cached_property
     def task(self) -> Task:
