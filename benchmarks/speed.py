@@ -7,7 +7,8 @@
 Each loop is a process of its own (``benchmarks/speed_loops.py``), prepared and warmed up before the
 first measurement. In each round every loop runs once, one after another, so that the machine's
 drift cancels; a ratio is taken within a round. What is timed is the second epoch of a training:
-preparation, which is paid once, is left out everywhere.
+preparation, which is paid once, is left out everywhere. All of them keep freed memory
+(``limbeck.distill.keep_freed``): else a process is faster or slower by how its heap happens to lie.
 
 Goals: live and by hand within 2 %; stored and without a teacher within 3 %; extraction and bare
 inference within 5 %.
@@ -93,10 +94,19 @@ def loops(options: argparse.Namespace, pair: str) -> Iterator[dict[str, Loop]]:
                 print(f"{pair}: {name} left out: it failed", flush=True)
                 continue
             started[name] = loop
+        alike({name: loop.told for name, loop in started.items()})
         yield started
     finally:
         for loop in started.values():
             loop.end()
+
+
+def alike(told: dict[str, dict[str, Any]]) -> None:
+    """Refuse to compare loops that have different numbers of threads or versions of PyTorch."""
+    for what in ("threads", "torch"):
+        found = {name: settings[what] for name, settings in told.items()}
+        if len(set(found.values())) > 1:
+            raise SystemExit(f"loops differ in {what}, so their times say nothing: {found}")
 
 
 def main() -> None:

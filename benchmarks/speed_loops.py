@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import limbeck as lb
 from limbeck.data import CIFAR10, Augmentation, Crop, Flip, Loader, Normalize
-from limbeck.distill import autocast, optim, plan
+from limbeck.distill import autocast, keep_freed, optim, plan
 from limbeck.students import zoo
 
 CLASSES, RATE, TEMPERATURE, ALPHA = 100, 0.05, 4.0, 0.9
@@ -360,9 +360,11 @@ class _Pictures(torch.utils.data.Dataset[Any]):
 def main() -> None:
     """Get ready, say so, and run when told."""
     name, models, steps, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    keep_freed()
     pair = pair_of(models, steps, batch)
     chosen = plan(pair.teacher, DEVICE)
     told: dict[str, Any] = {"precision": chosen.precision, "threads": torch.get_num_threads()}
+    told["torch"] = torch.__version__
     run: Callable[[], float]
     try:
         if name == "by hand":

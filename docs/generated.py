@@ -39,6 +39,8 @@ _PARTS: dict[str, tuple[str, type[BaseModel]]] = {
     "EvaluatePart": ("evaluate", recipe.EvaluatePart),
     "Normalization": ("normalize", recipe.Normalization),
     "Shrink": ("shrink", recipe.Shrink),
+    "LoraPart": ("lora", recipe.LoraPart),
+    "OnPolicyPart": ("on_policy", recipe.OnPolicyPart),
 }
 
 
@@ -92,21 +94,28 @@ def schedules_table() -> str:
 
 
 def zoo_table() -> str:
-    """Return every model of the zoo with its size for CIFAR-10, or for a vocabulary of 8,000."""
+    """Return every model of the zoo with its size for CIFAR-10, 8,000 tokens, or 8,000 Hz."""
     rows = []
     for name in students.zoo.names():
         given = {"resnet": {"depth": 20}, "wide_resnet": {"depth": 16, "width": 2}}.get(name, {})
         given |= {"features": 3072} if name == "mlp" else {}
         given |= {"convs": (1, 1, 1, 1, 1)} if name == "vgg" else {}
-        given |= {"vocab": 8000} if "vocab" in students.zoo.arguments(name) else {}
+        usual = {"vocab": 8000, "rate": 8000, "start": 1, "end": 2}
+        known = students.zoo.arguments(name)
+        given |= {k: usual[k] for k in usual if k in known}
         if name == "huggingface":
             takes = "`path` or `config`, `positions`, `classes`, entries of the configuration"
             rows.append((f"`{name}`", takes, "as its folder says"))
             continue
-        model = students.zoo.build(name, classes=10, **given)
+        if name in ("timm", "torchvision"):
+            takes = "`name`, `classes`, settings of the library"
+            rows.append((f"`{name}`", takes, "as the library has it"))
+            continue
+        ended = {"classes": 10} if "classes" in known else {}
+        model = students.zoo.build(name, **ended, **given)
         size = sum(p.numel() for p in model.parameters())
         shown = ", ".join(f"`{key}={value}`" for key, value in given.items())
-        takes = ", ".join(f"`{key}`" for key in students.zoo.arguments(name))
+        takes = ", ".join(f"`{key}`" for key in known)
         rows.append((f"`{name}`", takes, f"{size:,}" + f" ({shown})" * bool(shown)))
     return _table(("name", "arguments", "parameters, 10 classes"), rows)
 

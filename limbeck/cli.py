@@ -230,7 +230,9 @@ def _run(name: str, changes: list[str], out: Path | None, **options: Any) -> Non
     if _is_main():
         terminal.begin(loaded.name, loaded.about, known or Path("runs") / loaded.name)
     from limbeck import pipeline
+    from limbeck.distill import keep_freed
 
+    keep_freed()
     folder = pipeline.run(loaded, known, console=terminal, **options)
     if options.get("until", "report") == "report" and _is_main():
         _show_result(folder, terminal)

@@ -72,8 +72,8 @@ def table_of_methods(entries: Mapping[str, Mapping[str, Any]], rich: Rich | None
 def _table(report: Mapping[str, Any]) -> Table:
     metric = report["selection"]["metric"]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    share = metric.endswith("accuracy")
+    table.add_column("", min_width=max(map(len, report["models"])))
+    share = metric.endswith(("accuracy", "match", "rate"))
     for heading in (
         f"{metric} %" if share else metric,
         "agreement %",

@@ -71,7 +71,7 @@ def needed(package: str, extra: str) -> Any:
     """
     try:
         return importlib.import_module(package)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter from compiled code that does not fit
         raise InputError(
             f"{package} could not be imported: {error}",
             expected=f"the extra {extra!r}",

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from limbeck.testing import check_task
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FLOW = ["1_teacher.py", "2_knowledge.py", "3_student.py", "4_evaluate.py"]
@@ -79,3 +82,19 @@ def test_a_recipe_with_own_data_models_and_loss_runs(tmp_path: Path) -> None:
     told = _run([*words, "--set", "train.epochs=2", "--set", "seeds=[0]"], folder)
     assert "student-0" in told
     assert (tmp_path / "own" / "report.html").is_file()
+
+
+def test_a_recipe_with_a_task_of_its_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, a modality that Limbeck does not have could need a change in Limbeck."""
+    folder = EXAMPLES / "own_code"
+    words = ["-m", "limbeck", "run", "grades.yaml", "--out", str(tmp_path / "run")]
+    few = ["train.epochs=2", "seeds=[0]", "evaluate.seconds=0.02"]
+    told = _run([*words, *(word for change in few for word in ("--set", change))], folder)
+    assert "distance" in told
+    assert "patients" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    from mypackage.grades import Grades
+
+    check_task(Grades(4), (torch.randn(8, 10), torch.randint(4, (8,))), torch.randn(8, 3))

@@ -3,25 +3,49 @@
 The same view of a sample is the same picture whenever and wherever it is asked for, so a teacher's
 knowledge about it can be computed once and replayed. Images keep their dtype.
 
+That holds for mixtures too (:class:`Mixup`, :class:`CutMix`): with which sample another is mixed,
+and how, follows from the seed, the id and the view. Teacher and student are shown the same mixture,
+stored answers are about exactly the mixtures that are seen later, and neither the order of the
+samples nor the number of processes matters. The sample itself keeps at least half, so that its
+label names what is most of the mixture.
+
 Letters: B samples, C channels, H×W pixels.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limbeck.data.mix import CutMix, Mixup
 from limbeck.data.random import key, uniform
-from limbeck.data.samples import Batch
+from limbeck.data.resize import ResizedCrop
+from limbeck.data.samples import Batch, Samples
 from limbeck.errors import InputError, unknown
 from limbeck.imports import portrait
 
-__all__ = ["Augmentation", "Crop", "Cutout", "Draw", "Flip", "Operation", "operation"]
+__all__ = [
+    "Augmentation",
+    "Crop",
+    "CutMix",
+    "Cutout",
+    "Draw",
+    "Flip",
+    "Mixing",
+    "Mixup",
+    "Operation",
+    "ResizedCrop",
+    "operation",
+]
+
+_PARTNERS = 2**18  # the stream from which partners are drawn, apart from those of operations
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,14 @@ class Operation(Protocol):
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         """Return changed images (B, C, H, W), using no other randomness than ``draw``."""
+
+
+@runtime_checkable
+class Mixing(Protocol):
+    """A step of augmentation that makes one sample of two."""
+
+    def mix(self, own: Tensor, partners: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return the mixtures (B, ...), and (B,) how much of each is the sample's own, ½ to 1."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +148,17 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Operations applied one after another to a field of a batch.
+    """Operations applied one after another to a field of a batch, then perhaps a mixture of two.
 
     Attributes:
-        operations: applied in this order.
+        operations: applied in this order; those that mix (:class:`Mixing`) stand at the end. Of
+            several that mix, each sample gets one, drawn evenly.
         seed: with the sample's id and view it determines every random number.
         field: the batch's field that they change.
+        pool: from which samples partners are taken; see :meth:`over`.
+
+    Raises:
+        InputError: an operation that mixes stands before one that does not.
 
     >>> augment = Augmentation((Crop(2), Flip()), seed=0)
     >>> batch = {"inputs": torch.arange(64.).view(1, 1, 8, 8), "id": torch.tensor([3]),
@@ -130,20 +167,103 @@ class Augmentation:
     True
     """
 
-    operations: Sequence[Operation] = ()
+    operations: Sequence[Operation | Mixing] = ()
     seed: int = 0
     field: str = "inputs"
+    pool: Samples | None = None
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with its field augmented."""
-        images, keys = batch[self.field], key(self.seed, batch["id"], batch["view"])
-        for stream, change in enumerate(self.operations):
-            images = change(images, Draw(keys, stream))
-        return batch | {self.field: images}
+    def __post_init__(self) -> None:
+        if any(isinstance(step, Mixing) for step in self.operations[: len(self._changes)]):
+            raise InputError(
+                f"an operation stands after one that mixes: {list(map(portrait, self.operations))}",
+                expected="mixup and cutmix at the end",
+                remedy="Put them last: both samples are changed first, then mixed.",
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples are mixed with others."""
+        return len(self._changes) < len(self.operations)
+
+    def over(self, samples: Samples) -> Augmentation:
+        """Return the same, partners taken from ``samples``; itself if none are needed or known.
+
+        :func:`limbeck.fit`, :func:`limbeck.knowledge.write` and :class:`limbeck.data.Loader` call
+        it with the samples that they get.
+        """
+        if not self.mixes or self.pool is not None:
+            return self
+        return replace(self, pool=samples)
+
+    def partners(self, ids: Tensor, view: int) -> Tensor:
+        """Return which rows of the pool the samples of these ids are mixed with, (B,)."""
+        drawn = uniform(key(self.seed, ids, view), _PARTNERS)
+        return self._pool_order.to(ids.device)[(drawn * len(self._pool_order)).long()]
+
+    def __call__(self, batch: Batch, partner: Batch | None = None) -> Batch:
+        """Return the batch with its field augmented.
+
+        Args:
+            batch: with ``id`` and ``view``.
+            partner: if samples are mixed, the batch of :meth:`partners`. The batch then also gets
+                ``share``, (B,) float32, how much of each mixture is the sample's own, and
+                ``partner``, (B, ...), the partner's targets, if there are targets.
+        """
+        images, keys = self._changed(batch)
+        if not self.mixes:
+            return batch | {self.field: images}
+        if partner is None:
+            raise InputError(
+                "a batch is to be mixed, but there is no other",
+                expected="an augmentation without mixup and cutmix here, or a Loader's batches",
+            )
+        theirs, _ = self._changed(partner)
+        mixed, share = self._mixed(images, theirs, keys)
+        labels = {"partner": partner["targets"]} if "targets" in partner else {}
+        return batch | {self.field: mixed, "share": share} | labels
 
     def fingerprint(self) -> str:
         """Return a text that says exactly what it does."""
-        return f"{[portrait(step) for step in self.operations]} seed={self.seed} field={self.field}"
+        told = f"{[portrait(step) for step in self.operations]} seed={self.seed} field={self.field}"
+        if self.pool is None:
+            return told
+        ids = self.pool.ids.sort().values.cpu().numpy().tobytes()
+        return f"{told} partners={hashlib.sha256(ids).hexdigest()[:16]}"
+
+    @property
+    def _changes(self) -> Sequence[Operation | Mixing]:
+        """The operations but for those at the end that mix."""
+        count = len(self.operations)
+        while count and isinstance(self.operations[count - 1], Mixing):
+            count -= 1
+        return self.operations[:count]
+
+    @cached_property
+    def _pool_order(self) -> Tensor:
+        """The rows of the pool by rising ids: the same partner in whichever order samples come."""
+        assert self.pool is not None
+        return self.pool.ids.argsort()
+
+    def _changed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the field after all operations that do not mix, and the samples' keys."""
+        images, keys = batch[self.field], key(self.seed, batch["id"], batch["view"])
+        for stream, change in enumerate(self._changes):
+            assert not isinstance(change, Mixing)
+            images = change(images, Draw(keys, stream))
+        return images, keys
+
+    def _mixed(self, own: Tensor, theirs: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample mixed by one of the operations that mix, and its share."""
+        first = len(self._changes)
+        steps = [step for step in self.operations[first:] if isinstance(step, Mixing)]
+        chosen = Draw(keys, _PARTNERS // 16).integers(len(steps), 1)
+        mixed, share = steps[0].mix(own, theirs, Draw(keys, first))
+        for number, step in enumerate(steps[1:], start=1):
+            other, other_share = step.mix(own, theirs, Draw(keys, first + number))
+            here = chosen == number
+            mixed = torch.where(here.view(-1, *[1] * (own.ndim - 1)), other, mixed)
+            share = torch.where(here, other_share, share)
+        return mixed, share
 
 
 def _whole(name: str, pixels: int) -> None:
@@ -151,10 +271,17 @@ def _whole(name: str, pixels: int) -> None:
         raise InputError(f"{name} is {pixels!r}", expected="a whole number of pixels, at least 1")
 
 
-_OPERATIONS: dict[str, Callable[..., Operation]] = {"crop": Crop, "cutout": Cutout, "flip": Flip}
+_OPERATIONS: dict[str, Callable[..., Operation | Mixing]] = {
+    "crop": Crop,
+    "cutmix": CutMix,
+    "cutout": Cutout,
+    "flip": Flip,
+    "mixup": Mixup,
+    "resized_crop": ResizedCrop,
+}
 
 
-def operation(name: str, *options: float) -> Operation:
+def operation(name: str, *options: float) -> Operation | Mixing:
     """Return the operation of that name, as recipes write it: ``{crop: 4}``, ``flip``.
 
     >>> operation("crop", 4)

@@ -23,35 +23,47 @@ class Jagged:
     """N rows of unequal length: their values one after another, and where each begins.
 
     As a field of :class:`limbeck.data.Arrays` it stays compact until a batch is made. Then it
-    becomes a mapping of two tensors (B, T), int64: the values, padded at the end to the longest of
-    the batch, and a mask that is 1 where a value counts.
+    becomes a mapping of two tensors (B, T): the values, padded at the end to the longest of the
+    batch, and a mask that is 1 where a value counts.
 
     Attributes:
         values: (total,) whole numbers.
         offsets: (N + 1,) int64; row i is ``values[offsets[i]:offsets[i + 1]]``.
         padding: what stands after the end of a shorter row.
         names: what the values and the mask are called in a batch; by default as the models of
-            Hugging Face call them.
+            Hugging Face call them. With no names a batch has the padded values alone, as the
+            targets of tokens are, padded with −100.
         origin: of what made the values, a tokenizer's digest for example; for fingerprints.
+        dtype: of the padded values.
 
     >>> words = Jagged.of([[7, 8, 9], [5]], padding=0)
     >>> words.dense()["input_ids"].tolist(), words.dense()["attention_mask"].tolist()
     ([[7, 8, 9], [5, 0, 0]], [[1, 1, 1], [1, 0, 0]])
+    >>> Jagged.of([[8, 9, 2], [2]], padding=-100, names=()).in_batch().tolist()
+    [[8, 9, 2], [2, -100, -100]]
     """
 
     values: Tensor
     offsets: Tensor
     padding: int = 0
-    names: tuple[str, str] = ("input_ids", "attention_mask")
+    names: tuple[str, str] | tuple[()] = ("input_ids", "attention_mask")
     origin: str = ""
+    dtype: torch.dtype = torch.int64
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], *, padding: int = 0, origin: str = "") -> Jagged:
+    def of(
+        cls,
+        rows: Sequence[Sequence[int]],
+        *,
+        padding: int = 0,
+        names: tuple[str, str] | tuple[()] = ("input_ids", "attention_mask"),
+        origin: str = "",
+    ) -> Jagged:
         """Make it from lists of whole numbers."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         joined = [np.asarray(row, np.int32) for row in rows]
         values = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *joined]))
-        return cls(values, _offsets(lengths), padding, origin=origin)
+        return cls(values, _offsets(lengths), padding, names, origin)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -90,13 +102,21 @@ class Jagged:
         return replace(self, values=self.values.to(device), offsets=self.offsets.to(device))
 
     def dense(self) -> dict[str, Tensor]:
-        """Return the padded values and the mask, (N, T) int64 each; T is at least 1."""
+        """Return the padded values and the mask, (N, T), the latter int64; T is at least 1."""
+        padded, mask = self._padded()
+        return dict(zip(self.names, (padded, mask.long()), strict=True))
+
+    def in_batch(self) -> dict[str, Tensor] | Tensor:
+        """Return what a batch has of it: :meth:`dense`, or without names the padded values."""
+        return self.dense() if self.names else self._padded()[0]
+
+    def _padded(self) -> tuple[Tensor, Tensor]:
         longest = max(1, int(self.lengths.max())) if len(self) else 1
         steps = torch.arange(longest, device=self.device)
         mask = steps < self.lengths.unsqueeze(1)
-        padded = torch.full(mask.shape, self.padding, device=self.device)
-        padded[mask] = self.values.long()
-        return {self.names[0]: padded, self.names[1]: mask.long()}
+        padded = torch.full(mask.shape, self.padding, dtype=self.dtype, device=self.device)
+        padded[mask] = self.values.to(self.dtype)
+        return padded, mask
 
     def fingerprint(self) -> str:
         """Return a hash of the contents, the padding and the origin."""

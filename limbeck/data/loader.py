@@ -40,7 +40,8 @@ class Loader:
         seed: of the order; the augmentation has its own.
         augment: applied to every batch; ``None`` changes nothing. Random transforms inside a data
             set (:class:`limbeck.data.Items`) follow its seed, or 0 without one, so that a knowledge
-            store and every loader show the same views.
+            store and every loader show the same views. If it mixes samples, partners come from all
+            of ``samples``, unless it has a pool; then each is read twice as often.
         views: epoch e shows view e mod ``views``; 0 means that each epoch is a view of its own.
         rank: this process, from 0 to W − 1.
         world: W.
@@ -87,9 +88,22 @@ class Loader:
         whole = self._batches(epoch)[start:]
         parts = [rows.tensor_split(self.world)[self.rank] for rows in whole]
         view = epoch % self.views if self.views else epoch
-        seed = self.augment.seed if self.augment else 0
-        for batch in self.samples.batches(parts, view, seed):
-            yield as_float(self.augment(batch) if self.augment else batch)
+        augment = self.augment.over(self.samples) if self.augment else None
+        found = self.samples.batches(parts, view, augment.seed if augment else 0)
+        if augment is None:
+            yield from map(as_float, found)
+        elif augment.mixes:
+            for batch, partner in zip(found, self._partners(augment, parts, view), strict=True):
+                yield as_float(augment(batch, partner))
+        else:
+            yield from (as_float(augment(batch)) for batch in found)
+
+    def _partners(self, augment: Augmentation, parts: list[Tensor], view: int) -> Iterator[Batch]:
+        """Return, for each part, the samples that its samples are mixed with."""
+        assert augment.pool is not None
+        ids = self.samples.ids
+        rows = [augment.partners(ids[part.to(ids.device)], view) for part in parts]
+        return augment.pool.batches(rows, view, augment.seed)
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """Return the rows of each batch of an epoch."""

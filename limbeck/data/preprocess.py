@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
@@ -26,6 +27,8 @@ class Normalize(nn.Module):
     Args:
         mean: C numbers, in the units of the input (0 to 1 for images).
         std: C numbers, above 0.
+        size: the height and width to which images of another size are resized first, bilinearly
+            and without aliasing (as Pillow does); ``None`` keeps them.
 
     >>> Normalize((0.5,), (0.5,))(torch.ones(1, 1, 2, 2)).unique()
     tensor([1.])
@@ -34,8 +37,13 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], size: int | None = None
+    ) -> None:
         super().__init__()
+        self.size = size
+        if size is not None and size < 1:
+            raise InputError(f"size is {size}", expected="a number of pixels, at least 1")
         if len(mean) != len(std) or min(std, default=0.0) <= 0:
             raise InputError(
                 f"mean {list(mean)} and std {list(std)}",
@@ -47,8 +55,12 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalised images (B, C, H, W)."""
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+            wanted = (self.size, self.size)
+            images = F.interpolate(images, wanted, mode="bilinear", antialias=True)
         return (images - self.mean) / self.std
 
     def extra_repr(self) -> str:
         """Show the numbers, which fingerprints rely on."""
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+        told = f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+        return told if self.size is None else f"{told}, size={self.size}"

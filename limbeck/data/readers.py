@@ -6,14 +6,17 @@ alone, can be called with the same raw things.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from limbeck.data.language_tokenizer import LanguageTokenizer
+from limbeck.data.languages import Languages
 from limbeck.data.tokens import Tokenizer
+from limbeck.data.waves import Waves
 from limbeck.errors import unknown
 
-__all__ = ["Reader", "load"]
+__all__ = ["Reader", "Writer", "load"]
 
 
 @runtime_checkable
@@ -27,7 +30,20 @@ class Reader(Protocol):
         """Write what is needed into a folder; return JSON with ``kind``, by which it is read."""
 
 
-_KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Reader]] = {"text": Tokenizer.read}
+@runtime_checkable
+class Writer(Protocol):
+    """A reader whose models write: it also turns what they write into texts."""
+
+    def written(self, rows: Sequence[Sequence[int]], /) -> list[str]:
+        """Return the texts that tokens stand for, up to the end of each."""
+
+
+_KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Reader]] = {
+    "language": LanguageTokenizer.read,
+    "speech": Waves.read,
+    "text": Tokenizer.read,
+    "translation": Languages.read,
+}
 
 
 def load(folder: Path, facts: Mapping[str, Any]) -> Reader:

@@ -2,8 +2,9 @@
 
 A batch is a mapping. ``inputs`` is what a model is called with (a tensor, or a mapping of named
 ones), ``targets`` the labels; ``id`` names each sample whatever the order or epoch, ``view`` the
-augmentation that it got. A task may use further fields. Images travel as uint8 and reach the models
-as float32 from 0 to 1.
+augmentation that it got. Where samples are mixed with others, ``partner`` has the others' labels
+and ``share`` how much of each mixture is the sample's own. A task may use further fields. Images
+travel as uint8 and reach the models as float32 from 0 to 1.
 
 Letters: N samples in a set, B in a batch.
 """
@@ -29,7 +30,17 @@ from limbeck.data.random import key
 from limbeck.data.shown import Show, Shown, portrayed
 from limbeck.errors import InputError, unknown
 
-__all__ = ["Arrays", "Batch", "Items", "Samples", "as_batch", "as_samples", "pixels", "seeded"]
+__all__ = [
+    "Arrays",
+    "Batch",
+    "Items",
+    "Samples",
+    "as_batch",
+    "as_samples",
+    "cut",
+    "pixels",
+    "seeded",
+]
 
 Batch = dict[str, Any]
 
@@ -63,7 +74,8 @@ class Arrays:
 
     Attributes:
         fields: by name, a tensor (N, ...), rows of unequal length as a
-            :class:`limbeck.data.Jagged`, which batches pad, or a mapping of such.
+            :class:`limbeck.data.Jagged`, which batches pad, or a mapping of such; in a mapping,
+            its values and its mask take the place of the Jagged, under their own names.
         ids: (N,) int64; by default the row number.
         show: how the sample of an id is shown to a person, if not by its inputs.
 
@@ -100,7 +112,7 @@ class Arrays:
         """Yield one batch per tensor of rows."""
         for part in rows:
             here = part.to(self.ids.device)
-            found = {name: tree_map(_dense, field) for name, field in self._at(here).items()}
+            found = {name: _in_batch(field) for name, field in self._at(here).items()}
             yield found | {"id": self.ids[here], "view": torch.full_like(here, view)}
 
     def column(self, field: str) -> Any:
@@ -134,7 +146,9 @@ class Arrays:
     def lengths(self) -> Tensor | None:
         """(N,) how long each sample is, if their inputs differ in that."""
         inputs = self.fields.get("inputs")
-        return inputs.lengths if isinstance(inputs, Jagged) else None
+        parts = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+        found = [part.lengths for part in parts if isinstance(part, Jagged)]
+        return torch.stack(found).sum(dim=0) if found else None
 
     @property
     def nbytes(self) -> int:
@@ -229,9 +243,17 @@ class Items:
         return hashlib.sha256(text + self.ids.numpy().tobytes()).hexdigest()[:16]
 
 
-def _dense(field: Any) -> Any:
+def _in_batch(field: Any) -> Any:
     """Return a field as a batch has it."""
-    return field.dense() if isinstance(field, Jagged) else field
+    if isinstance(field, Jagged):
+        return field.in_batch()
+    if not isinstance(field, Mapping):
+        return field
+    found: dict[str, Any] = {}
+    for name, part in field.items():
+        value = _in_batch(part)
+        found |= value if isinstance(part, Jagged) and part.names else {name: value}
+    return found
 
 
 def _shown(batch: Batch) -> Shown:
@@ -258,6 +280,21 @@ class _Seeded(Dataset[Batch]):
         batch = as_batch(item, self.items.inputs, self.items.targets)
         tensors = {name: pixels(v) if isinstance(v, Image) else v for name, v in batch.items()}
         return tensors | {"id": torch.tensor(index)}
+
+
+def cut(batch: Any, rows: slice | Tensor) -> Any:
+    """Return some samples of a batch: of its tensors, and of its lists, of texts for example.
+
+    >>> cut({"inputs": torch.arange(3), "text": ["a", "b", "c"]}, slice(0, 2))
+    {'inputs': tensor([0, 1]), 'text': ['a', 'b']}
+    """
+
+    def some(leaf: Any) -> Any:
+        if isinstance(leaf, list):
+            return leaf[rows] if isinstance(rows, slice) else [leaf[row] for row in rows.tolist()]
+        return leaf[rows] if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(some, batch, is_leaf=lambda part: isinstance(part, list))
 
 
 def as_batch(

@@ -1,26 +1,30 @@
-"""How a sample is shown to a person: a text, a picture, or numbers.
+"""How a sample is shown to a person: a text, a picture, a sound, or numbers.
 
-What is shown is a mapping of texts that JSON can keep: ``{"kind": "text", "text": ...}``, or
+What is shown is a mapping of texts that JSON can keep: ``{"kind": "text", "text": ...}``;
 ``{"kind": "picture", "src": "data:image/png;base64,...", "text": ...}``, where the text stands in
-for the picture.
+for the picture; or ``{"kind": "audio", "src": "data:audio/wav;base64,...", "picture": ...,
+"text": ...}``, with a picture of the waveform.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import wave
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Show", "Showing", "Shown", "portrayed"]
+__all__ = ["Show", "Showing", "Shown", "heard", "portrayed"]
 
 Shown = dict[str, str]
 Show = Callable[[int], Shown]
 _MOST_NUMBERS, _MOST_PIXELS = 12, 512 * 512
+_WIDE, _HIGH = 240, 48  # of the picture of a waveform, in pixels
 
 
 @runtime_checkable
@@ -55,6 +59,49 @@ def portrayed(inputs: Any) -> Shown:
     numbers = inputs.flatten()[:_MOST_NUMBERS].tolist()
     more = ", …" if inputs.numel() > _MOST_NUMBERS else ""
     return {"kind": "text", "text": ", ".join(f"{number:.4g}" for number in numbers) + more}
+
+
+def heard(values: np.ndarray, rate: int) -> Shown:
+    """Return how a recording is shown: as sound, within a URI, and as a picture of its waveform.
+
+    Args:
+        values: (S,) 16-bit numbers.
+        rate: in Hz.
+
+    >>> heard(np.zeros(4000, np.int16), 8000)["text"]
+    '0.50 s of sound'
+    """
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(2)
+        written.setframerate(rate)
+        written.writeframes(values.astype("<i2").tobytes())
+    return {
+        "kind": "audio",
+        "src": f"data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}",
+        "picture": _waveform(values),
+        "text": f"{len(values) / rate:.2f} s of sound",
+    }
+
+
+def _waveform(values: np.ndarray) -> str:
+    """Return a picture of a waveform as an SVG within a URI: a line from least to most, by pixel.
+
+    It fills the height, for recordings differ in loudness.
+    """
+    parts = [part for part in np.array_split(values.astype(float), _WIDE) if len(part)]
+    middle = _HIGH / 2
+    scale = middle / max(1.0, float(np.abs(values).max(initial=0)))
+    lines = "".join(
+        f"M{place}.5 {middle - scale * part.max():.1f}V{middle - scale * part.min() + 0.5:.1f}"
+        for place, part in enumerate(parts)
+    )
+    drawn = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts)} {_HIGH}" '
+        f'width="{_WIDE}" height="{_HIGH}"><path d="{lines}" stroke="#8a8f98"/></svg>'
+    )
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}"
 
 
 def _is_picture(inputs: Tensor) -> bool:

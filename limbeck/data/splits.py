@@ -15,10 +15,12 @@ from torch import Tensor
 
 from limbeck.data.random import key
 from limbeck.data.readers import Reader
-from limbeck.data.samples import Samples
+from limbeck.data.samples import Arrays, Samples
 from limbeck.errors import InputError
 
-__all__ = ["Data", "carve"]
+__all__ = ["UNLABELLED", "Data", "carve", "repeated", "with_labels"]
+
+UNLABELLED = -1  # as scikit-learn has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +28,15 @@ class Data:
     """Training, validation and test samples that share no sample.
 
     Attributes:
-        train: what the student learns from.
+        train: what the student learns from. A target of −1 means that there is no label: only a
+            teacher can say something about such a sample.
         validation: what choices are made on (best epoch, early stopping, search).
         test: what is measured once, at the end.
         labels: the classes' names, in the order of their numbers; empty if there are no classes.
         name: for messages and reports.
         facts: by field, what models of the zoo that read it are to know of it, by the names of
-            their arguments: ``{"inputs": {"vocab": 8000}}``.
+            their arguments: ``{"inputs": {"vocab": 8000}}``; under ``targets``, what the task is to
+            know: ``{"targets": {"vocab": 8000}}``.
         reader: what makes inputs of raw samples, texts say, if the models are not called with
             these; it ships with the student.
     """
@@ -48,7 +52,35 @@ class Data:
     def fingerprint(self) -> str:
         """Return a short text that changes when any of the samples changes."""
         parts = [split.fingerprint() for split in (self.train, self.validation, self.test)]
+        told = sorted(self.facts.get("targets", {}).items())
+        parts += [f"{name}={fact}" for name, fact in told if isinstance(fact, int | float | str)]
         return hashlib.sha256(" ".join([*parts, *self.labels]).encode()).hexdigest()[:16]
+
+    @property
+    def labelled(self) -> Samples:
+        """The training samples that have a label: what can be learnt from without a teacher."""
+        return with_labels(self.train)
+
+    def hiding(self, keep: int) -> Data:
+        """Return the same data with the labels of only ``keep`` training samples.
+
+        They are chosen by a hash of their ids, class by class, in the classes' proportions.
+
+        Raises:
+            InputError: there are not so many labels, or samples are not in memory.
+        """
+        train = self.labelled
+        if not isinstance(self.train, Arrays) or not 0 < keep < len(train):
+            raise InputError(
+                f"labels of {keep} samples, and the training set has {len(train)}",
+                expected="fewer than there are, of samples that are held in memory",
+                remedy="Change data.labelled, or leave it out.",
+            )
+        stay = carve(train, keep / len(train))[1].ids
+        targets = self.train.column("targets")
+        hidden = torch.where(torch.isin(self.train.ids, stay), targets, UNLABELLED)
+        fields = {**self.train.fields, "targets": hidden}
+        return replace(self, train=replace(self.train, fields=fields))
 
     def limited(self, most: int) -> Data:
         """Return the same data with at most ``most`` training samples (and half as many others).
@@ -76,7 +108,8 @@ def carve(
         samples: N samples.
         fraction: of each class, above 0 and below 1; at least one sample goes and one stays.
         seed: another seed cuts another part.
-        by: the field whose values are kept in proportion; ``None`` for none.
+        by: the field whose values are kept in proportion, if it has one value for each sample;
+            ``None`` for none.
 
     Returns:
         What stays and what was cut off.
@@ -91,7 +124,9 @@ def carve(
             f"a fraction of {fraction} to cut off {len(samples)} samples",
             expected="a number above 0 and below 1, and at least two samples",
         )
-    groups = samples.column(by) if by else torch.zeros(len(samples), dtype=torch.int64)
+    groups = samples.column(by) if by else None
+    if not isinstance(groups, Tensor) or groups.ndim != 1:
+        groups = torch.zeros(len(samples), dtype=torch.int64)
     order = key(seed, samples.ids, 0).argsort()
     cut = torch.zeros(len(samples), dtype=torch.bool)
     for value in groups.unique():
@@ -99,6 +134,29 @@ def carve(
         cut[members[: round(len(members) * fraction)]] = True
     cut = _neither_empty(cut, order)
     return samples.subset((~cut).nonzero().squeeze(1)), samples.subset(cut.nonzero().squeeze(1))
+
+
+def with_labels(samples: Samples) -> Samples:
+    """Return the samples whose target is not −1, all of them if targets are no class numbers."""
+    targets = samples.fields.get("targets") if isinstance(samples, Arrays) else None
+    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+        return samples
+    here = (targets != UNLABELLED).nonzero().squeeze(1)
+    return samples if len(here) == len(samples) else samples.subset(here)
+
+
+def repeated(samples: Samples, count: int) -> Samples:
+    """Return ``count`` samples: the given ones again and again, the copies with ids of their own.
+
+    >>> twice = repeated(Arrays.of(inputs=torch.arange(3)), 5)
+    >>> twice.column("inputs").tolist(), twice.ids.tolist()
+    ([0, 1, 2, 0, 1], [0, 1, 2, 3, 4])
+    """
+    if count <= len(samples) or not isinstance(samples, Arrays):
+        return samples
+    rows = torch.arange(count)
+    again = samples.subset(rows % len(samples))
+    return replace(again, ids=again.ids + rows // len(samples) * (int(samples.ids.max()) + 1))
 
 
 def _some(samples: Samples, most: int) -> Samples:

@@ -20,6 +20,9 @@ __all__ = ["KINDS", "Tokenizer"]
 
 _FILE = "tokenizer.json"
 _SPECIAL = ["[PAD]", "[UNK]"]
+_ENDED = [*_SPECIAL, "[BOS]", "[EOS]"]
+_STARTS = ("[BOS]", "<s>", "<bos>")
+_ENDS = ("[EOS]", "</s>", "<eos>", "<|endoftext|>", "[SEP]")
 _PADDINGS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 _UNKNOWNS = ("[UNK]", "<unk>")
 
@@ -96,7 +99,8 @@ class Tokenizer:
             texts: the training texts alone, so that nothing of the others is known.
             kind: ``bpe`` (pairs of bytes merged, so that no text is unknown), ``words`` (those that
                 occur twice or more, and marks), or ``characters`` (the same, spaces dropped; for
-                Chinese). All read small letters alone.
+                Chinese). All read small letters alone. ``bpe-cased`` is for models that write: it
+                keeps capital letters, and has tokens for the start and the end of a text.
             size: how many tokens at most.
             length: T at most.
 
@@ -130,6 +134,31 @@ class Tokenizer:
         rows = [found.ids or [self.unknown] for found in encoded]
         return Jagged.of(rows, padding=self.padding, origin=self.fingerprint())
 
+    def bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts without any that a tokenizer adds at the start or the end."""
+        found = self.model.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [each.ids for each in found]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts that tokens stand for; special tokens are left out.
+
+        >>> tokens = Tokenizer.train(["A man on a horse."], "bpe-cased", size=300)
+        >>> tokens.decode(tokens.bare(["A horse on a man."]))
+        ['A horse on a man.']
+        """
+        found: list[str] = self.model.decode_batch([list(row) for row in rows])
+        return [text.strip() for text in found]
+
+    @property
+    def start(self) -> int | None:
+        """The token before the first one of a text that a model writes, if there is one."""
+        return _there(self.model, _STARTS)
+
+    @property
+    def end(self) -> int | None:
+        """The token after the last one of a text, if there is one."""
+        return _there(self.model, _ENDS)
+
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return ``input_ids`` and ``attention_mask``, (B, T) int64 each."""
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
@@ -158,6 +187,13 @@ def _bpe(tokenizers: Any, size: int) -> tuple[Any, Any]:
     )
 
 
+def _cased(tokenizers: Any, size: int) -> tuple[Any, Any]:
+    model, trainer = _bpe(tokenizers, size)
+    model.normalizer = tokenizers.normalizers.NFC()
+    trainer.special_tokens = [tokenizers.AddedToken(token, special=True) for token in _ENDED]
+    return model, trainer
+
+
 def _words(tokenizers: Any, size: int) -> tuple[Any, Any]:
     model, trainer = _characters(tokenizers, size)
     model.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -180,6 +216,7 @@ def _characters(tokenizers: Any, size: int) -> tuple[Any, Any]:
 
 KINDS: dict[str, Callable[[Any, int], tuple[Any, Any]]] = {
     "bpe": _bpe,
+    "bpe-cased": _cased,
     "characters": _characters,
     "words": _words,
 }
@@ -188,5 +225,11 @@ KINDS: dict[str, Callable[[Any, int], tuple[Any, Any]]] = {
 
 def _first(model: Any, tokens: Sequence[str]) -> int:
     """Return the number of the first of these tokens that there is, or 0."""
+    found = _there(model, tokens)
+    return 0 if found is None else found
+
+
+def _there(model: Any, tokens: Sequence[str]) -> int | None:
+    """Return the number of the first of these tokens that there is, if any."""
     found = (model.token_to_id(token) for token in tokens)
-    return next((number for number in found if number is not None), 0)
+    return next((number for number in found if number is not None), None)

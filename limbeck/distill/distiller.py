@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from limbeck.data.samples import Batch
+from limbeck.data.samples import Batch, cut
 from limbeck.errors import InputError
 from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import at_rest, call, logits_of, macs
@@ -27,6 +27,7 @@ from limbeck.methods import none
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, as_method
 from limbeck.students.adapters import Alignment, Alignments, align
+from limbeck.tasks.mixed import label_loss
 from limbeck.tasks.task import Task, Tokened
 from limbeck.teachers.knowing import Knowing
 from limbeck.teachers.module import Teacher
@@ -142,7 +143,7 @@ class Distiller(nn.Module):
             InputError: a tap is not found, shapes cannot be adapted, the class counts differ, the
                 batch lacks a field that a match reads.
         """
-        few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, self.task.named(batch))
+        few = cut(self.task.named(batch), slice(2))
         for match in self.method.matches:
             match.read(few)
         shown, views = self._shown(few)
@@ -188,11 +189,11 @@ class Distiller(nn.Module):
         that of a teacher which runs beside it counts once.
         """
         named = self.task.named(batch)
-        one, _ = self._shown(tree_map(lambda t: t[:1] if isinstance(t, Tensor) else t, named))
+        one, _ = self._shown(cut(named, slice(1)))
         total = 3 * (macs(self.student, self._inputs(one))[0] or 0)
         if isinstance(self.teacher, Teacher) and self._theirs:
             total += self.teacher.work(one)
-        return total * int(self.task.count(named))
+        return total * len(self.task.targets(named))
 
     def adapters(self) -> dict[str, str]:
         """Return what the adapters of each match do; empty texts left out."""
@@ -250,7 +251,7 @@ class Distiller(nn.Module):
         label = self.method.label_weight
         weight = value_at(1.0 if label is None else label, self.progress)
         if weight or callable(label):
-            terms["label"] = (weight, self.task.label_loss(own.logits, batch))
+            terms["label"] = (weight, label_loss(self.task, own.logits, batch))
         context = {
             "ids": batch.get("id"),
             "targets": self.task.targets(batch),

@@ -24,9 +24,10 @@ from limbeck.tasks.task import Task
 from limbeck.teachers.knowing import Knowing
 from limbeck.teachers.replay import Replay
 
-__all__ = ["Feed", "check_stored", "feed", "inspected", "pieces", "put"]
+__all__ = ["Feed", "at_once", "check_stored", "feed", "inspected", "pieces", "put"]
 
 _ON_DEVICE_BYTES = 4 * 2**30
+_MEASURED = 512  # samples of one answer each
 
 
 class Feed(Protocol):
@@ -65,6 +66,7 @@ def feed(
     *,
     rank: int = 0,
     world: int = 1,
+    by_length: bool = False,
     **options: Any,
 ) -> Feed:
     """Return batches of what users give as data.
@@ -76,6 +78,8 @@ def feed(
         device: small sets in memory are moved there once.
         rank: this process, which gets its part of every batch.
         world: the number of processes.
+        by_length: samples of unequal length come in the order of their lengths, so that little is
+            padded; for measuring.
         options: of :class:`limbeck.data.Loader`.
     """
     if isinstance(source, Loader):
@@ -83,12 +87,20 @@ def feed(
     if isinstance(source, DataLoader):
         return _Given(source, world)
     samples = as_samples(source)
+    if by_length and isinstance(samples, Arrays) and samples.lengths is not None:
+        samples = samples.subset(samples.lengths.argsort(stable=True))
     if isinstance(samples, Arrays) and device.type != "cpu" and samples.nbytes < _ON_DEVICE_BYTES:
         samples = samples.to(device)
     return Loader(samples, min(batch_size, len(samples)), rank=rank, world=world, **options)
 
 
-def check_stored(teacher: Knowing | None, train: Any, augment: Augmentation | None) -> None:
+def check_stored(
+    teacher: Knowing | None,
+    train: Any,
+    augment: Augmentation | None,
+    *,
+    rewritten: bool = False,
+) -> None:
     """Refuse a teacher that reads stored answers, if they are about other samples or views.
 
     Of the batches of a user's own DataLoader, the samples are looked for as they come.
@@ -96,12 +108,33 @@ def check_stored(teacher: Knowing | None, train: Any, augment: Augmentation | No
     Raises:
         InputError: what differs, and what would go wrong.
     """
+    if isinstance(teacher, Replay) and rewritten:
+        raise InputError(
+            "a teacher that reads stored answers, for batches that are made anew",
+            expected="a teacher that runs beside the student",
+            consequence="What it said about other texts would be taken for its answer.",
+            remedy="Set knowledge.store to false.",
+        )
     if not isinstance(teacher, Replay) or isinstance(train, DataLoader):
         return
     if isinstance(train, Loader):
         teacher.check(train.samples, train.augment)
     else:
         teacher.check(as_samples(train), augment)
+
+
+def at_once(source: Feed, task: Task, batch_size: int) -> int:
+    """Return on how many samples to measure at once: 512, or fewer where each has many answers.
+
+    Args:
+        source: of the training samples.
+        task: what they mean.
+        batch_size: of training, whose answers memory holds.
+    """
+    if not isinstance(source, Loader) or not isinstance(source.samples, Arrays):
+        return _MEASURED
+    mask = task.mask(task.named(next(source.epoch(0))))
+    return _MEASURED if mask is None or mask.ndim < 2 else min(_MEASURED, batch_size)
 
 
 def inspected(source: Feed, task: Task) -> bool:

@@ -24,8 +24,9 @@ from limbeck.data.samples import Batch
 from limbeck.distill import optim
 from limbeck.distill.distiller import Distilled, Distiller
 from limbeck.distill.engine import engine, place
-from limbeck.distill.feed import Feed, check_stored, feed, inspected, pieces, put
+from limbeck.distill.feed import Feed, at_once, check_stored, feed, inspected, pieces, put
 from limbeck.distill.interrupt import Interrupt, interruptible
+from limbeck.distill.on_policy import Rewrite
 from limbeck.distill.plan import Plan, plan
 from limbeck.distill.state import State, Weights
 from limbeck.errors import InputError
@@ -85,6 +86,7 @@ def fit(
     trackers: Sequence[str] = (),
     checkpoint_to: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
+    rewrite: Rewrite | None = None,
     listener: Listener | None = None,
 ) -> Fitted:
     """Train a distiller's student, and leave it with its best weights.
@@ -114,6 +116,8 @@ def fit(
         trackers: names that Accelerate knows: ``tensorboard``, ``wandb``, ...
         checkpoint_to: a file; if it exists, training goes on from it.
         checkpoint_seconds: how often it is written.
+        rewrite: makes a batch of each training batch before the distiller sees it, with the student
+            as it is: :class:`limbeck.distill.OnPolicy`; it needs a teacher that runs beside it.
         listener: is told how it goes; by default a progress bar on a terminal.
 
     Raises:
@@ -132,7 +136,7 @@ def fit(
             expected="at least 1 of the first two, and a decay between 0 and 1",
         )
     here = place()
-    part = {"rank": here.rank, "world": here.world}
+    part: dict[str, Any] = {"rank": here.rank, "world": here.world}
     source = feed(
         train,
         batch_size,
@@ -143,8 +147,11 @@ def fit(
         views=views,
         **part,
     )
-    check_stored(distiller.teacher, train, augment)
-    checks = None if validation is None else feed(validation, 512, here.device, **part)
+    check_stored(distiller.teacher, train, augment, rewritten=rewrite is not None)
+    size = at_once(source, distiller.task, batch_size)
+    checks = (
+        None if validation is None else feed(validation, size, here.device, by_length=True, **part)
+    )
     total = epochs * source.steps
     known = all(inspected(given, distiller.task) for given in (source, checks) if given)
     torch.manual_seed(seed + here.rank)
@@ -168,8 +175,9 @@ def fit(
         anywhere = here.world == 1 and isinstance(source, Loader)
         saving = _Saving(file, checkpoint_seconds, anywhere)
         loop = _Loop(
-            state, source, checks, saving, shown, interrupt, total, accumulate, clip, known=known
-        )
+            state, source, checks, saving, shown, interrupt, total, accumulate, clip, rewrite,
+            known=known,
+        )  # fmt: skip
         return loop.run(epochs, patience)
 
 
@@ -199,10 +207,11 @@ class _Loop:
         total: int,
         accumulate: int,
         clip: float | None,
+        rewrite: Rewrite | None,
         *,
         known: bool,
     ) -> None:
-        self.known = known
+        self.known, self.rewrite = known, rewrite
         self.state, self.distiller, self.engine = state, state.distiller, state.engine
         self.source, self.checks, self.saving = source, checks, saving
         self.shown, self.interrupt = shown, interrupt
@@ -228,8 +237,11 @@ class _Loop:
         state = self.state
         self.distiller.train()
         for found in self.source.epoch(state.epoch, state.step):
-            batch = self._checked(found)
-            self._step(self._put(batch))
+            batch = self._put(self._checked(found))
+            if self.rewrite is not None:
+                number = state.epoch * self.source.steps + state.step
+                batch = self.rewrite(batch, self.distiller.student, number)
+            self._step(batch)
             state.step += 1
             if time.monotonic() - self._looked > _LOOK_SECONDS:
                 self._look()

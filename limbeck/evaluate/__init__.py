@@ -2,6 +2,7 @@
 
 from limbeck.evaluate.cost import Cost, Timing, costs, peak_memory, size_bytes, timings
 from limbeck.evaluate.examples import Differing
+from limbeck.evaluate.produced import Produced, produce
 from limbeck.evaluate.quality import Measured, evaluate
 from limbeck.evaluate.similarity import cka, layer_similarity, natural_taps
 from limbeck.knowledge.model import macs
@@ -10,6 +11,7 @@ __all__ = [
     "Cost",
     "Differing",
     "Measured",
+    "Produced",
     "Timing",
     "cka",
     "costs",
@@ -18,6 +20,7 @@ __all__ = [
     "macs",
     "natural_taps",
     "peak_memory",
+    "produce",
     "size_bytes",
     "timings",
 ]

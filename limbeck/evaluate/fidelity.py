@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["Fidelity"]
+__all__ = ["Fidelity", "alike"]
 
 
 class Fidelity(Metric):
@@ -21,7 +21,7 @@ class Fidelity(Metric):
     (Stanton et al. 2021, arXiv:2106.05945, measure fidelity so).
 
     >>> same = Fidelity()
-    >>> same.update(torch.eye(2), torch.eye(2), None)
+    >>> same.update(*alike(torch.eye(2), torch.eye(2)))
     >>> same.result()
     {'agreement': 1.0, 'kl': 0.0}
     """
@@ -32,12 +32,9 @@ class Fidelity(Metric):
         super().__init__()
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, reference: Tensor, mask: Tensor | None) -> None:
-        """Count one batch of logits, (B, C) or (B, T, C) with a mask (B, T)."""
-        keep = torch.ones(logits.shape[:-1], device=logits.device) if mask is None else mask
-        log_q, log_p = F.log_softmax(logits.float(), -1), F.log_softmax(reference.float(), -1)
-        divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-        same = logits.argmax(-1) == reference.argmax(-1)
+    def update(self, same: Tensor, divergence: Tensor, mask: Tensor | None = None) -> None:
+        """Count one batch: what :func:`alike` says about it, and which tokens count, (B, T)."""
+        keep = torch.ones_like(divergence) if mask is None else mask
         parts = [keep.sum(), (same * keep).sum(), (divergence * keep).sum()]
         self.sums += torch.stack([part.double() for part in parts])
 
@@ -49,3 +46,18 @@ class Fidelity(Metric):
         """Return both measures by name."""
         count, agreements, divergence = self.compute().tolist()
         return {"agreement": agreements / count, "kl": divergence / count}
+
+
+def alike(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether the same class is the likeliest, and KL(reference ‖ logits) in nats.
+
+    Args:
+        logits: (B, C) or (B, T, C).
+        reference: logits of the same shape.
+
+    Returns:
+        Two tensors (B,) or (B, T).
+    """
+    log_q, log_p = F.log_softmax(logits.float(), -1), F.log_softmax(reference.float(), -1)
+    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    return logits.argmax(-1) == reference.argmax(-1), divergence

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from limbeck.data.samples import Batch
-from limbeck.evaluate.fidelity import Fidelity
-from limbeck.tasks.task import Quality, Task
+from limbeck.evaluate.fidelity import Fidelity, alike
+from limbeck.tasks.task import Comparing, Quality, Task
 
 __all__ = ["Measured", "evaluate"]
 
@@ -73,8 +73,11 @@ def evaluate(
         for name, answer in answers.items():
             meters[name].update(said[answer], batch)
             if reference is not None:
-                mask, likely = task.mask(batch), likeness[name].to(said[answer].device)
-                likely.update(said[answer], said[reference], mask)
+                likely, pair = likeness[name], (said[answer], said[reference])
+                if isinstance(task, Comparing):
+                    likely.to(pair[0].device).update(*task.alike(*pair, batch))
+                else:
+                    likely.to(pair[0].device).update(*alike(*pair), task.mask(batch))
     return {
         name: Measured(meter.compute(), likeness[name].result() if reference else {})
         for name, meter in meters.items()

@@ -40,10 +40,10 @@ def cka(first: Tensor, second: Tensor) -> float:
 
 def natural_taps(model: nn.Module, inputs: Any) -> list[str]:
     """Return the places of a model that are worth comparing: its stages, what enters its head, and
-    its answer.
+    its answer. Stages that yield several tensors, as a T5's blocks do, are left out.
     """
     few = tree_map(lambda tensor: tensor[:2], inputs)
-    found = stages(model, few)
+    found = [stage for stage in stages(model, few) if _yields_a_tensor(model, stage, few)]
     with contextlib.suppress(InputError):
         found.append(penultimate(model, few))
     return [*dict.fromkeys(found), "logits"]
@@ -74,6 +74,17 @@ def _features(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
             return taps.capture(lambda: call(model, inputs))[1]
     finally:
         taps.remove()
+
+
+def _yields_a_tensor(model: nn.Module, tap: str, inputs: Any) -> bool:
+    taps = Taps(model, [tap])
+    try:
+        taps.prepare(inputs)
+    except InputError:
+        return False
+    finally:
+        taps.remove()
+    return True
 
 
 def _centred_gram(features: Tensor) -> Tensor:

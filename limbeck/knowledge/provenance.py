@@ -69,7 +69,7 @@ def augmentation(samples: Samples, augment: Augmentation | None) -> str:
     find out.
     """
     if augment is not None:
-        return augment.fingerprint()
+        return augment.over(samples).fingerprint()
     few = samples.subset(torch.arange(min(8, len(samples))))
     if isinstance(samples, Arrays):
         return "none"

@@ -99,6 +99,7 @@ def write(
             two samples have the same id; the teacher's answers cannot be kept in that way.
     """
     folder, data = folder_at(path, cache), _sorted(as_samples(samples))
+    augment = None if augment is None else augment.over(data)
     header = {
         "format": FORMAT,
         "views": views,

@@ -76,7 +76,7 @@ from limbeck.losses.selection import (
     attention_selection,
     semantic_calibration,
 )
-from limbeck.losses.sequence import ctc_aligned, sequence_level
+from limbeck.losses.sequence import ctc_aligned, ctc_sequence, sequence_level
 from limbeck.losses.sparse import SparseLogits
 from limbeck.losses.spec import Setting, Spec, declare, spec_of
 from limbeck.losses.standardized import (
@@ -160,6 +160,7 @@ __all__ = [
     "correlation_congruence",
     "cosine_hint",
     "ctc_aligned",
+    "ctc_sequence",
     "declare",
     "dist",
     "dkd",

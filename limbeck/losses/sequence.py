@@ -14,7 +14,7 @@ from limbeck.errors import InputError
 from limbeck.losses.logits import kl
 from limbeck.losses.spec import Reduction, Spec, comparable, declare, reduce
 
-__all__ = ["ctc_aligned", "sequence_level"]
+__all__ = ["ctc_aligned", "ctc_sequence", "sequence_level"]
 
 _REMEDY = "Both models need the same vocabulary and as many tokens (or frames)."
 
@@ -117,6 +117,92 @@ def ctc_aligned(
     values = kl(student, teacher, temperature=temperature, mask=mask, reduction="none")
     counts = _labelled_frames(teacher, blank, context, mask)
     return reduce(torch.where(counts, values, torch.zeros_like(values)), mask, reduction)
+
+
+@declare(
+    Spec(
+        "sequence",
+        "Takashima, Li, Kawai 2018, 10.1109/ICASSP.2018.8461995",
+        "classes",
+        zero_at_equal=False,
+        per_sample=False,
+        waits="PyTorch's CTC loss reads the lengths of sequences",
+        uncompiled="PyTorch's CTC loss reads the lengths of sequences",
+        unmapped="PyTorch's CTC loss cannot be mapped",
+    )
+)
+def ctc_sequence(
+    student: Tensor, teacher: Tensor, *, blank: int = 0, mask: Tensor | None = None
+) -> Tensor:
+    r"""CTC loss against the transcript that the teacher hears: sequence-level distillation.
+
+    $$-\log \sum_{\pi \in B^{-1}(\hat y)} \prod_t q_{\pi_t}(t), \quad
+    \hat y = B(\arg\max_c p_{tc})$$
+
+    B takes repetitions and then blanks out, so the sum is over all paths of the student that read
+    as the teacher's best path does. The student learns what is said and decides by itself when,
+    unlike with losses between frames: the two may have learnt to answer at different moments, and
+    may have different frames.
+
+    Args:
+        student: logits (B, T, V) of T frames, or (B, V), one frame for each sample.
+        teacher: logits (B, T', V), or (B, V); no gradient reaches them.
+        blank: the class that stands for blank; negative numbers count from the last.
+        mask: (B, T), true where a frame counts: the first ones of each row. It is for both models,
+            which then need as many frames.
+
+    Returns:
+        The sum over sequences divided by the number of unmasked frames of the student, in nats. A
+        transcript that is too long for the student's frames counts nothing.
+
+    Raises:
+        InputError: the shapes do not fit, or ``blank`` is not a class.
+
+    Source: Takashima, Li, Kawai 2018, "An Investigation of a Knowledge Distillation Method for CTC
+    Acoustic Models", ICASSP; Kim, Rush 2016, arXiv:1606.07947, for the idea.
+
+    >>> heard = torch.tensor([[[0.0, 9.0], [0.0, 9.0]]])  # class 1, twice: one symbol
+    >>> ctc_sequence(torch.zeros(1, 2, 2), heard)  # 3 of 4 paths: log(4/3), of two frames
+    tensor(0.1438)
+    """
+    if student.ndim == 2 and teacher.ndim == 2:
+        student, teacher = student.unsqueeze(1), teacher.unsqueeze(1)
+        mask = None if mask is None else mask.unsqueeze(1)
+    fits = student.ndim == 3 and teacher.ndim == 3 and student.shape[::2] == teacher.shape[::2]
+    if not fits or (mask is not None and not student.shape[:2] == mask.shape == teacher.shape[:2]):
+        raise InputError(
+            f"ctc_sequence got logits {tuple(student.shape)} and {tuple(teacher.shape)}"
+            + ("" if mask is None else f" and a mask {tuple(mask.shape)}"),
+            expected="the same shape, or other frames (B, T, V) and (B, T', V) without a mask",
+            remedy=_REMEDY,
+        )
+    classes = student.shape[2]
+    if not -classes <= blank < classes:
+        raise InputError(f"blank is {blank}", expected=f"one of the {classes} classes")
+    counts = torch.ones_like(teacher[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+    if mask is not None:
+        student, _ = comparable(student, student, mask, remedy=_REMEDY)
+    symbols, lengths = _transcripts(teacher.argmax(-1), counts, blank % classes)
+    frames = counts.sum(1) if mask is not None else torch.full_like(lengths, student.shape[1])
+    losses = F.ctc_loss(
+        F.log_softmax(student, 2).transpose(0, 1),
+        symbols,
+        frames,
+        lengths,
+        blank=blank % classes,
+        reduction="none",
+        zero_infinity=True,
+    )
+    kept = torch.where(frames > 0, losses, torch.zeros_like(losses))
+    return kept.sum() / frames.sum().clamp(min=1)
+
+
+def _transcripts(path: Tensor, counts: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """Return the symbols of best paths (B, T), at the beginning of each row, and how many."""
+    again = F.pad(path[:, 1:] == path[:, :-1], (1, 0))
+    new = counts & (path != blank) & ~again
+    order = (~new).long().argsort(dim=1, stable=True)
+    return path.gather(1, order), new.sum(1)
 
 
 def _labelled_frames(teacher: Tensor, blank: int, context: int, mask: Tensor | None) -> Tensor:

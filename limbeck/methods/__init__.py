@@ -39,7 +39,7 @@ from limbeck.methods.prompts import pretrain_prompt
 from limbeck.methods.ranking import listwise, margin_mse, rd, rrd
 from limbeck.methods.relations import cc, cka, ickd, pkt, rkd
 from limbeck.methods.response import hard_label, kd, logit_mse, none, probability_mse, soft_hard
-from limbeck.methods.sequences import ctc, policy, seqkd
+from limbeck.methods.sequences import ctc, ctc_sequence, policy, seqkd
 from limbeck.methods.teacher_free import label_refinement, tfkd, uskd
 from limbeck.methods.views import pretrain_view_head, rotations, sskd
 
@@ -63,6 +63,7 @@ __all__ = [
     "confidence_weighted",
     "crd",
     "ctc",
+    "ctc_sequence",
     "ctkd",
     "cwd",
     "cwd_logits",

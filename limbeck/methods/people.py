@@ -109,6 +109,7 @@ PEOPLE = {
     "sun2024logit": (
         "Sun, Shangquan and Ren, Wenqi and Li, Jingzhi and Wang, Rui and Cao, Xiaochun"
     ),
+    "takashima2018investigation": "Takashima, Ryoichi and Li, Sheng and Kawai, Hisashi",
     "tang2018ranking": "Tang, Jiaxi and Wang, Ke",
     "tian2020contrastive": "Tian, Yonglong and Krishnan, Dilip and Isola, Phillip",
     "tung2019similarity": "Tung, Frederick and Mori, Greg",

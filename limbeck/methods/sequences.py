@@ -9,7 +9,7 @@ from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
 from limbeck.methods.shares import label_weight, shared
 
-__all__ = ["ctc", "policy", "seqkd"]
+__all__ = ["ctc", "ctc_sequence", "policy", "seqkd"]
 
 
 @described(
@@ -27,7 +27,8 @@ def seqkd(weight: float = 1.0, lam: float = 0.0, teacher: str = "logits") -> Met
 
     The loss is weight·cross-entropy with the teacher's tokens + λ·label; as in the paper the
     references count nothing beside them. The inputs must be the teacher's output too, so that the
-    student sees the tokens before each: decode the training data once and train on that.
+    student sees the tokens before each: decode the training data once and train on that. In a
+    recipe, ``knowledge: {produce: true}`` does it, and the label then is what the teacher decoded.
 
     Args:
         weight: of the cross-entropy.
@@ -79,6 +80,37 @@ def ctc(alpha: float = 0.9, blank: int = 0, context: int = 0, temperature: float
     """
     options = {"blank": blank, "context": context, "temperature": temperature}
     return shared(losses.ctc_aligned, alpha, **options)
+
+
+@described(
+    About(
+        "An Investigation of a Knowledge Distillation Method for CTC Acoustic Models",
+        "Takashima, Li, Kawai",
+        2018,
+        "10.1109/ICASSP.2018.8461995",
+        "sequence",
+        "logits",
+    )
+)
+def ctc_sequence(alpha: float = 0.5, blank: int = 0) -> Method:
+    r"""Learn the transcript that the teacher hears, by CTC: (1 − α)·label + α·CTC against it.
+
+    With α = 1 no transcripts are needed, so recordings without any will do. Added to ``kd`` or
+    ``ctc`` it is sequence-level beside frame-level distillation.
+
+    Args:
+        alpha: the teacher's share, 0 to 1.
+        blank: the class that stands for blank.
+
+    Raises:
+        InputError: α is not a share.
+
+    Source: Takashima, Li, Kawai 2018, ICASSP, 10.1109/ICASSP.2018.8461995.
+
+    >>> ctc_sequence().matches
+    (Match('logits', 'logits', ctc_sequence, weight=0.5, blank=0),)
+    """
+    return shared(losses.ctc_sequence, alpha, blank=blank)
 
 
 @described(

@@ -9,9 +9,10 @@ from pathlib import Path
 from limbeck.distill.engine import place
 from limbeck.errors import InputError
 from limbeck.pipeline.folder import RunFolder
+from limbeck.pipeline.learner import Learner
 from limbeck.pipeline.measure import measure
 from limbeck.pipeline.publish import publish, rebuild_page
-from limbeck.pipeline.run import Learner, Run
+from limbeck.pipeline.run import Run
 from limbeck.progress import Console, Silent
 from limbeck.recipe import Recipe, load
 
@@ -55,11 +56,12 @@ def run(
     trained = [running.teacher()]
     if until == "teacher":
         return path
-    known = running.knowledge(trained[0])
+    texts = running.texts(trained[0])
+    known = running.knowledge(trained[0], texts)
     if until == "knowledge":
         return path
     for seed in recipe.seeds:
-        trained.append(running.student(seed, trained[0], known))
+        trained.append(running.student(seed, trained[0], known, texts))
         if recipe.control:
             trained.append(running.control(seed))
     if until == "distill":

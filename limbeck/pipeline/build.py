@@ -30,7 +30,7 @@ from limbeck.recipe import (
     TeacherPart,
     TrainPart,
 )
-from limbeck.students import Blueprint, Reuse, zoo
+from limbeck.students import Blueprint, Lora, Reuse, zoo
 
 __all__ = [
     "augmentation",
@@ -41,6 +41,7 @@ __all__ = [
     "model_origin",
     "preprocess",
     "task",
+    "task_origin",
     "training",
 ]
 
@@ -51,6 +52,11 @@ def data(recipe: Recipe) -> Data:
     A source that has a parameter ``models`` gets how they are built, by role: what they read (the
     tokenizer in a model's folder, say) may depend on it.
     """
+    found, keep = _all_data(recipe), recipe.data.labelled
+    return found if keep is None else found.hiding(keep)
+
+
+def _all_data(recipe: Recipe) -> Data:
     part = recipe.data
     if part.build is not None:
         own = part.args if part.path is None else {"path": part.path, **part.args}
@@ -67,11 +73,22 @@ def data(recipe: Recipe) -> Data:
 
 
 def task(recipe: Recipe, found: Data) -> tasks.Task:
-    """Return the task, which learns the classes' names from the data."""
-    options = {"classes": len(found.labels), "labels": found.labels} | recipe.task
-    make = tasks.get(str(options.pop("name", "classification")))
-    made: tasks.Task = make(**_accepted(make, options, "task"))
+    """Return the task, which learns from the data the classes' names and what targets may be."""
+    options = dict(recipe.task)
+    name = str(options.pop("name", "classification"))
+    make = attribute(name) if is_path(name) else tasks.get(name)
+    known: dict[str, Any] = {"classes": len(found.labels), "labels": found.labels}
+    known |= found.facts.get("targets", {})
+    taken = inspect.signature(make).parameters
+    options = {name: fact for name, fact in known.items() if name in taken} | options
+    made: tasks.Task = call_theirs(name, make, _accepted(make, options, "task"))
     return made
+
+
+def task_origin(recipe: Recipe) -> dict[str, Any]:
+    """Return what a task's fingerprint is made of: its arguments, and a user's code."""
+    name = str(recipe.task.get("name", ""))
+    return {**recipe.task, **({"code": code_digest(name)} if is_path(name) else {})}
 
 
 def augmentation(steps: Steps, seed: int) -> Augmentation | None:
@@ -86,26 +103,28 @@ def augmentation(steps: Steps, seed: int) -> Augmentation | None:
 def preprocess(recipe: Recipe, part: ModelPart) -> Normalize | None:
     """Return what a model does to images first, or ``None``."""
     chosen: Normalization | None = part.normalize or recipe.data.normalize
-    return Normalize(chosen.mean, chosen.std) if chosen else None
+    return Normalize(chosen.mean, chosen.std, chosen.size) if chosen else None
 
 
-def blueprint(part: ModelPart, teacher: ModelPart, found: Data) -> Blueprint:
+def blueprint(recipe: Recipe, part: ModelPart, found: Data) -> Blueprint:
     """Return how a model is built; models of the zoo get what the data knows of their inputs."""
-    plan = _own_plan(part, teacher, found)
+    plan = _own_plan(recipe, part, found)
+    if isinstance(part, StudentPart) and part.lora is not None:
+        return replace(plan, lora=Lora(**part.lora.model_dump()))
     if not isinstance(part, StudentPart) or part.reuse_classifier is False:
         return plan
     wanted = part.reuse_classifier
     options = {} if wanted is True else wanted.model_dump()
     with seeded(0):  # models that are only looked at must not change what is drawn later
-        models = plan.model(), _own_plan(teacher, teacher, found).model()
+        models = plan.model(), _own_plan(recipe, recipe.teacher, found).model()
         sample = next(iter(Loader(found.train, 1)))["inputs"]
         return replace(plan, reuse=Reuse.between(*models, sample, **options))
 
 
-def _own_plan(part: ModelPart, teacher: ModelPart, found: Data) -> Blueprint:
+def _own_plan(recipe: Recipe, part: ModelPart, found: Data) -> Blueprint:
     """Return how a model is built that ends in a classifier of its own."""
     if isinstance(part, StudentPart) and part.shrink is not None:
-        base = _own_plan(teacher, teacher, found)
+        base = _own_plan(recipe, recipe.teacher, found)
         return Blueprint(base.build, base.args, part.shrink.depth, part.shrink.width)
     if part.build is None:
         raise InputError(
@@ -117,6 +136,9 @@ def _own_plan(part: ModelPart, teacher: ModelPart, found: Data) -> Blueprint:
         return Blueprint(part.build, part.args)
     field = part.inputs if isinstance(part, TeacherPart) else "inputs"
     known = {"classes": len(found.labels)} | _shape_facts(found, field)
+    first = preprocess(recipe, part)
+    if first is not None and first.size is not None and len(known.get("image", ())) == 3:
+        known["image"] = [known["image"][0], first.size, first.size]
     taken = zoo.arguments(part.build)
     return Blueprint(part.build, {k: v for k, v in known.items() if k in taken} | part.args)
 
@@ -149,6 +171,7 @@ def model_origin(plan: Blueprint, weights: Path | None) -> dict[str, Any]:
         "weights": file_digest(weights)[:16] if weights else None,
         **_files(plan),
         **({} if plan.reuse is None else {"reuse": plan.reuse.facts()}),
+        **({} if plan.lora is None else {"lora": plan.lora.facts()}),
     }
 
 

@@ -5,30 +5,32 @@ Letters: B samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from limbeck.data.samples import Batch
+from limbeck.data.samples import Batch, cut
 from limbeck.distill.feed import feed, put
-from limbeck.evaluate import Differing, Measured, costs, evaluate, layer_similarity
+from limbeck.evaluate import Differing, Measured, costs, evaluate, layer_similarity, produce
 from limbeck.evaluate.cost import Cost, timings
 from limbeck.files import write_json
 from limbeck.knowledge.model import call, logits_of
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
-from limbeck.pipeline.run import Learner, Run
+from limbeck.pipeline.learner import Learner
+from limbeck.pipeline.run import Run
 from limbeck.progress import Listener
-from limbeck.tasks import Telling
+from limbeck.tasks import Producing, Telling
 from limbeck.teachers import Foreign, Knowing, Teacher
 from limbeck.teachers.foreign import Size
 
 __all__ = ["measure"]
 
 _ALIKE_SAMPLES = 256
+_TOGETHER = 2**23  # numbers in one model's answers to a batch of test samples, at most
 
 
 def measure(run: Run, trained: Sequence[Finished]) -> Finished:
@@ -45,7 +47,7 @@ def measure(run: Run, trained: Sequence[Finished]) -> Finished:
     }
 
     def work(path: Path, listener: Listener) -> str:
-        learners = [run.learner(stage) for stage in trained]
+        learners = [Learner.of(stage) for stage in trained]
         results = _results(run, learners)
         if run.here.rank == 0:
             results["cost"] = _costs(run, learners[0])
@@ -67,10 +69,10 @@ def _results(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
         answers[learner.role, learner.seed, "last"] = last
     labels = {" ".join(map(str, key)): key for key in answers}
     examples = _Examples(run, labels, learners)
-    batches = feed(run.data.test, 512, run.here.device, rank=run.here.rank, world=run.here.world)
+    batches = _test_batches(run, _fitting(run, learners[0]))
     found = evaluate(
         {label: answers[key] for label, key in labels.items()},
-        (put(batch, run.here.device) for batch in _checked(run, batches.epoch(0))),
+        batches,
         run.task,
         reference=answers[learners[0].role, learners[0].seed, "best"],
         watch=examples.watch,
@@ -81,7 +83,65 @@ def _results(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
         _add(lists, found[label], "" if which == "best" else "last_")
         if which == "best":
             lists.setdefault("seeds", []).append(seed)
-    return {"samples": len(run.data.test), "models": models, "examples": examples.found()}
+    results = {"samples": len(run.data.test), "models": models, "examples": examples.found()}
+    task: Any = run.task
+    if isinstance(task, Producing):
+        _add_produced(run, task, learners, results)
+    return results
+
+
+def _add_produced(
+    run: Run, task: Producing, learners: Sequence[Learner], results: dict[str, Any]
+) -> None:
+    """Let the best weights of each learner produce texts; add their metrics and examples."""
+    producers = {
+        f"{learner.role} {learner.seed}": producer
+        for learner in learners
+        if (producer := _producer(run, task, learner)) is not None
+    }
+    found = produce(producers, _test_batches(run, 128), task, run.here.world)
+    for label, judged in found.judged(task).items():
+        role, _, seed = label.partition(" ")
+        lists = results["models"][role]
+        place = lists["seeds"].index(int(seed))
+        lists["quality"][place] |= judged.metrics
+        lists["details"][place] |= judged.details
+    first = {label.partition(" ")[0]: label for label in reversed(producers)}
+    if {"teacher", "student"} <= first.keys():
+        roles = {label: role for role, label in first.items()}
+        results["examples"] = found.examples(task, run.data.test, roles)
+    results["produced"] = {
+        "ids": found.ids, "references": found.references, "texts": dict(found.texts)
+    }  # fmt: skip
+
+
+def _producer(run: Run, task: Producing, learner: Learner) -> Callable[[Batch], list[str]] | None:
+    """Return what gives a learner's texts for a batch; ``None`` for a teacher without a module."""
+    if learner.role == "teacher":
+        known = run.origin.load(learner.best, learner.record)
+        if not isinstance(known, Teacher):
+            return None
+        teacher = known
+        return lambda batch: task.produced(
+            teacher.module, {**batch, "inputs": teacher.prepared(batch)}
+        )
+    model = _model(run, learner.best)
+    return lambda batch: task.produced(model, batch)
+
+
+def _test_batches(run: Run, size: int) -> Iterator[Batch]:
+    """Yield the test samples, checked, on the device; with several processes a part of each."""
+    here = run.here
+    part: dict[str, Any] = {"rank": here.rank, "world": here.world, "by_length": True}
+    batches = feed(run.data.test, size, here.device, **part)
+    return (put(batch, here.device) for batch in _checked(run, batches.epoch(0)))
+
+
+def _fitting(run: Run, teacher: Learner) -> int:
+    """Return how many samples to measure on at once: fewer where answers are long."""
+    known = run.origin.load(teacher.best, teacher.record)
+    answer: Tensor = known.knowledge(_samples(run, 2), ("logits",)).logits
+    return max(run.here.world, min(512, _TOGETHER // max(1, int(answer[0].numel()))))
 
 
 class _Examples:
@@ -139,10 +199,9 @@ def _answer(run: Run, learner: Learner, weights: dict[str, Tensor]) -> Callable[
 
 
 def _model(run: Run, weights: dict[str, Tensor] | None = None) -> nn.Module:
-    """Return the student's network, in eval mode."""
-    model = run.plans["student"].model()
-    if weights is not None:
-        model.load_state_dict(weights)
+    """Return the student's network as it ships, in eval mode."""
+    plan = run.plans["student"]
+    model = replace(plan, lora=None).model() if weights is None else plan.shipped(weights)
     return model.eval().to(run.here.device)
 
 
@@ -171,7 +230,7 @@ def _cost_outside(known: Knowing, batch: Batch, seconds: float) -> dict[str, Any
     def ask(**batch: Any) -> Any:
         return known.knowledge(batch, ("logits",))
 
-    one = tree_map(lambda tensor: tensor[:1], batch)
+    one = cut(batch, slice(1))
     single, many = (
         timings({"teacher": ask}, given, seconds=seconds)["teacher"] for given in (one, batch)
     )

@@ -70,11 +70,11 @@ def origin(recipe: Recipe, data: Data) -> Origin:
     if part.build is None:
         return _Taken(part, _from_file(part, first))
     if not is_path(part.build):
-        return Trained(recipe, build.blueprint(part, part, data), first)
+        return Trained(recipe, build.blueprint(recipe, part, data), first)
     with seeded(0):  # a model that is only looked at must not change what is drawn later
         found = call_theirs(part.build, attribute(part.build), part.args)
     if isinstance(found, nn.Module):
-        return Trained(recipe, build.blueprint(part, part, data), first)
+        return Trained(recipe, build.blueprint(recipe, part, data), first)
     if part.weights is not None:
         raise InputError(
             f"teacher.weights with {part.build}, which returned a {type(found).__name__}",
@@ -180,7 +180,7 @@ class _Fitted:
         return self.shown() | {
             "code": code_digest(self.path),
             "inputs": part.inputs,
-            "data": self.data.train.fingerprint(),
+            "data": self.data.labelled.fingerprint(),
             "seed": self.recipe.seeds[0],
         }
 
@@ -192,7 +192,7 @@ class _Fitted:
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         record = {"history": [], "fingerprint": self._teacher.fingerprint()}
-        return {}, record, f"{self.path} fitted to {len(self.data.train):,} samples"
+        return {}, record, f"{self.path} fitted to {len(self.data.labelled):,} samples"
 
     def load(self, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> Knowing:
         if record["fingerprint"] != self._teacher.fingerprint():
@@ -220,7 +220,7 @@ class _Fitted:
 
     def _samples(self) -> tuple[Any, Any]:
         """Return the training inputs as the teacher will see them, and the labels."""
-        train, name = self.data.train, self.recipe.teacher.inputs
+        train, name = self.data.labelled, self.recipe.teacher.inputs
         inputs = as_float({name: train.column(name)})[name]
         x = arrays(self.first(inputs) if self.first else inputs)
         if self.fit is None:
@@ -254,7 +254,7 @@ def preprocess_facts(recipe: Recipe) -> Any:
     if part.preprocess is not None:
         return {"preprocess": part.preprocess, "code": code_digest(part.preprocess)}
     chosen = part.normalize or recipe.data.normalize
-    return chosen.model_dump() if chosen else None
+    return chosen.model_dump(exclude_none=True) if chosen else None
 
 
 def _preprocess(recipe: Recipe) -> Callable[[Any], Any] | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch.utils._pytree import tree_map
 
 from limbeck.files import atomically, read_json, write_json
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
-from limbeck.pipeline.run import Learner, Run
+from limbeck.pipeline.learner import Learner
+from limbeck.pipeline.run import Run
 from limbeck.report import environment, render, summarise
 from limbeck.students import save
+from limbeck.tasks import Producing, Task
 
 __all__ = ["publish", "rebuild_page"]
 
@@ -24,7 +27,7 @@ def publish(run: Run, trained: Sequence[Finished], measured: Finished) -> None:
 
     The student that ships is the best of all seeds by the validation samples.
     """
-    learners = [run.learner(stage) for stage in trained]
+    learners = [Learner.of(stage) for stage in trained]
     results = read_json(measured.path / "results.json")
     chosen = _best(run, learners)
     if run.here.rank == 0:
@@ -34,8 +37,7 @@ def publish(run: Run, trained: Sequence[Finished], measured: Finished) -> None:
             results,
             task=run.task.name,
             seeds=run.recipe.seeds,
-            selection=run.task.selection,
-            higher_is_better=run.task.higher_is_better,
+            **_compared_by(run.task),
             stages=[
                 {"name": stage.name, "seconds": stage.seconds, "skipped": stage.skipped}
                 for stage in run.folder.finished
@@ -60,6 +62,14 @@ def rebuild_page(folder: Path) -> Path:
     return folder / "report.html"
 
 
+def _compared_by(task: Any) -> dict[str, Any]:
+    """Return by which metric finished models are compared, and what chose their epochs."""
+    if isinstance(task, Producing) and task.headline != cast(Task, task).selection:
+        chosen = {"selection": task.headline, "higher_is_better": True}
+        return chosen | {"epochs_by": cast(Task, task).selection}
+    return {"selection": task.selection, "higher_is_better": task.higher_is_better}
+
+
 def _best(run: Run, learners: Sequence[Learner]) -> Learner:
     """Return the student with the best score on the validation samples."""
     sign = 1 if run.task.higher_is_better else -1
@@ -74,21 +84,22 @@ def _score(learner: Learner, metric: str) -> float:
 
 def _ship(run: Run, chosen: Learner) -> None:
     """Write the student's folder, whole or not at all."""
-    model = run.plans["student"].model()
-    model.load_state_dict(chosen.best)
+    plan = run.plans["student"]
+    model = plan.shipped(chosen.best)
     first = build.preprocess(run.recipe, run.recipe.student)
     facts = {
         "task": run.task.name,
         "labels": list(run.data.labels),
         "normalize": first
-        and {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()},
+        and {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()}
+        | ({} if first.size is None else {"size": first.size}),
         "input": _input_shape(run),
         "seed": chosen.seed,
         "validation": chosen.record["history"][chosen.record["best_epoch"]]["validation"],
     }
     draft, final = run.folder.path / ".student", run.folder.path / "student"
     shutil.rmtree(draft, ignore_errors=True)
-    save(draft, model, run.plans["student"], facts, run.data.reader)
+    save(draft, model, replace(plan, lora=None), facts, run.data.reader)
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
 
@@ -110,6 +121,7 @@ def _details(
         "data": {
             "name": run.data.name,
             "train": len(run.data.train),
+            "labelled": len(run.data.labelled),
             "validation": len(run.data.validation),
             "test": len(run.data.test),
         },

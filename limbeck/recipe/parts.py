@@ -13,8 +13,10 @@ __all__ = [
     "DataPart",
     "EvaluatePart",
     "KnowledgePart",
+    "LoraPart",
     "ModelPart",
     "Normalization",
+    "OnPolicyPart",
     "Recipe",
     "ReusePart",
     "Shrink",
@@ -43,10 +45,12 @@ class Normalization(_Part):
     Attributes:
         mean: a number for each channel.
         std: a number above 0 for each channel.
+        size: the height and width to which the model resizes images first, if they have others.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: Natural | None = None
 
 
 class DataPart(_Part):
@@ -54,17 +58,22 @@ class DataPart(_Part):
 
     Attributes:
         source: a source of Limbeck: ``digits``, ``parquet``, ``image_folder``, ``numpy``,
-            ``huggingface``, ``text``.
+            ``huggingface``, ``language``, ``speech``, ``text``.
         build: or a function of your own, ``package.module:function``, that returns the data.
         path: the folder or file that the source reads.
         args: further arguments of the source or the function.
         validation: the fraction cut off for validation, if the source brings none.
         test: the fraction cut off for testing, if the source brings none.
         seed: of these cuts and of the augmentation.
-        augment: operations on training images, in order: ``flip``, ``crop: 4``, ``cutout: 8``.
+        augment: operations on training images, in order: ``flip``, ``crop: 4``, ``cutout: 8``,
+            ``resized_crop: 224``; at the end perhaps ``mixup: 0.2`` or ``cutmix: 1.0``, which mix
+            each sample with another, for teacher and student alike.
         normalize: what the student does to images first, and the teacher unless it has its own.
         limit: use at most so many training samples, and half as many for validation and for
             testing, to try things out.
+        labelled: keep the labels of so many training samples. The teacher and the control learn
+            from these alone, the control in as many steps as the student; the student also learns
+            what the teacher says about all others.
     """
 
     source: str | None = None
@@ -77,6 +86,7 @@ class DataPart(_Part):
     augment: Steps = ()
     normalize: Normalization | None = None
     limit: Natural | None = None
+    labelled: Natural | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataPart:
@@ -221,10 +231,30 @@ class ReusePart(_Part):
     teacher_maps: str = "stage[-1]"
 
 
+class LoraPart(_Part):
+    """A student whose weights stay as they are, and that learns small additions to them.
+
+    They are merged into the weights when it ships (see :class:`limbeck.students.Lora`).
+
+    Attributes:
+        rank: of the additions.
+        alpha: they are scaled by ``alpha / rank``; 0 is twice the rank.
+        dropout: of what enters them, while they learn.
+        targets: how the names of the layers end that get some; or ``all-linear``.
+    """
+
+    rank: Natural = 8
+    alpha: Annotated[float, Field(ge=0)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+
 class StudentPart(ModelPart):
     """The student: a model of its own, or the teacher's family made smaller.
 
     Attributes:
+        lora: learn additions to weights that are there already, from a folder or ``weights``; its
+            control learns such additions too.
         shrink: derive it from the teacher instead of ``build``.
         reuse_classifier: whether it ends in a projector and the teacher's classifier, as
             ``method: simkd`` needs it; or how. Both ship with it. Its control has the same
@@ -232,12 +262,15 @@ class StudentPart(ModelPart):
     """
 
     shrink: Shrink | None = None
+    lora: LoraPart | None = None
     reuse_classifier: bool | ReusePart = False
 
     @model_validator(mode="after")
     def _one_origin(self) -> StudentPart:
         if (self.build is None) == (self.shrink is None):
             raise ValueError("give either build or shrink")
+        if self.lora is not None and self.reuse_classifier is not False:
+            raise ValueError("lora means nothing beside reuse_classifier")
         return self
 
 
@@ -254,6 +287,10 @@ class KnowledgePart(_Part):
             method compares it, if none is said.
         batch_size: samples that the teacher sees at once.
         rows_per_shard: samples in a file of the store.
+        produce: whether the teacher first produces a text for each training sample, which the
+            student learns in the place of the reference (Kim, Rush 2016, arXiv:1606.07947), beside
+            what the method matches; for tasks whose models produce texts. The control learns the
+            references.
     """
 
     store: bool | Auto = "auto"
@@ -261,6 +298,21 @@ class KnowledgePart(_Part):
     codec: str | dict[str, str] = "half"
     batch_size: Natural = 256
     rows_per_shard: Natural = 16384
+    produce: bool = False
+
+
+class OnPolicyPart(_Part):
+    """Batches that the student writes itself (see :class:`limbeck.distill.OnPolicy`).
+
+    The control, which has no teacher, never does. Their draws follow the run's seeds.
+
+    Attributes:
+        fraction: of the steps, above 0 and at most 1.
+        temperature: at which the student draws its tokens.
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
 class EvaluatePart(_Part):
@@ -281,7 +333,7 @@ class Recipe(_Part):
     Attributes:
         name: of the run; its folder by default.
         about: one line for lists.
-        task: ``name`` and arguments of what a batch means.
+        task: ``name`` (or ``package.module:class``) and arguments of what a batch means.
         data: where samples come from.
         teacher: who knows.
         knowledge: how the student gets at it.
@@ -289,6 +341,8 @@ class Recipe(_Part):
         method: one method (its name, or ``name`` and arguments), or several that add up; a
             ``match`` is one too.
         label_weight: the label's weight, if not as the method says.
+        on_policy: how many of its batches the student writes itself, for the teacher to judge; for
+            tasks whose models write.
         train: how the student is trained, with a teacher and without.
         control: whether the same student is also trained without a teacher.
         seeds: one student (and one control) for each.
@@ -304,6 +358,7 @@ class Recipe(_Part):
     student: StudentPart
     method: tuple[dict[str, Any], ...] = ({"name": "kd"},)
     label_weight: Annotated[float, Field(ge=0)] | None = None
+    on_policy: OnPolicyPart | None = None
     train: TrainPart = TrainPart()
     control: bool = True
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)

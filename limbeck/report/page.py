@@ -32,10 +32,19 @@ __all__ = ["render"]
 
 _ROLES = ("teacher", "student", "control")
 _MOST_CLASSES, _MOST_IN_MAP = 30, 20
-_SHARES = {"ece", "agreement", "macro_f1"}
+_SHARES = {"ece", "agreement", "macro_f1", "map_at_r", "micro_f1", "mAP", "precision_at_1"}
 _TITLES = {
     "top5_accuracy": "Top-5 accuracy",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "exact_match": "Exact match",
+    "word_overlap": "Word overlap with the text",
     "macro_f1": "F1, mean over classes",
+    "micro_f1": "F1, all labels together",
+    "precision_at_1": "Nearest has the label",
+    "map_at_r": "Average precision among neighbours",
+    "mAP": "Average precision, mean over labels",
+    "exact_accuracy": "All labels right",
     "ece": "Calibration error (ECE)",
     "loss": "Loss, nats",
     "kl": "KL from the teacher, nats",
@@ -67,6 +76,7 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
         ratios=_ratios(report),
         table=_table(report),
         training=_training(report, details),
+        notes=_notes(details),
         costs=_costs(report),
         classes=_classes(details),
         calibration=_calibration(details),
@@ -138,7 +148,7 @@ def _title(name: str) -> str:
 
 def _scale(metric: str) -> tuple[float, str]:
     """Return by what a metric is multiplied, and the unit that it then has."""
-    share = metric.endswith("accuracy") or metric in _SHARES
+    share = metric.endswith(("accuracy", "match", "rate")) or metric in _SHARES
     return (100.0, "%") if share else (1.0, "")
 
 
@@ -219,6 +229,12 @@ def _measures(found: Sequence[_Found], absent: str = "not measured") -> _Rows:
     return rows
 
 
+def _notes(details: _Found) -> list[str]:
+    """Return what the metrics mean, as far as they say so themselves."""
+    seeds = [found for role in _ROLES for found in (details.get("measured") or {}).get(role) or []]
+    return list(dict.fromkeys(note for found in seeds for note in found.get("notes") or []))
+
+
 def _plot(figure: Any) -> dict[str, Any]:
     """Return what the page's script draws."""
     return {"spec": json.loads(figure.to_json()), "height": figure.layout.height}
@@ -226,7 +242,7 @@ def _plot(figure: Any) -> dict[str, Any]:
 
 def _training(report: _Found, details: _Found) -> dict[str, Any]:
     """Return both courses over epochs, and what the best epochs reached."""
-    metric = report["selection"]["metric"]
+    metric = report["selection"].get("epochs_by", report["selection"]["metric"])
     scale, unit = _scale(metric)
     learners = [learner for learner in details.get("training", []) if learner.get("history")]
     scores = [curve for x in learners if (curve := _curve(x, "validation", metric, scale))]
@@ -239,6 +255,8 @@ def _training(report: _Found, details: _Found) -> dict[str, Any]:
     return {
         "score": _plot(figures.curves(scores, unit)) if scores else None,
         "loss": _plot(figures.curves(losses, log=log)) if losses else None,
+        "metric": _title(metric),
+        "unit": unit,
         "log": log,
         "best": {role: _amount(statistics.fmean(v)) + unit for role, v in best.items()},
         "added": list(dict.fromkeys(term for x in learners for term in _added(x))),

@@ -16,6 +16,7 @@ __all__ = ["environment", "spread", "summarise", "verdict"]
 
 _CHANGED = ("improved it by", "made it worse by")
 _ROLES = ("teacher", "student", "control")
+_NAMES = {"bleu": "BLEU", "exact_match": "exact match"}
 
 
 def summarise(
@@ -27,6 +28,7 @@ def summarise(
     higher_is_better: bool,
     stages: Sequence[Mapping[str, Any]],
     machine: Mapping[str, Any],
+    epochs_by: str | None = None,
 ) -> dict[str, Any]:
     """Return ``report.json``.
 
@@ -36,17 +38,19 @@ def summarise(
         results: what the evaluation stage wrote.
         task: the task's name.
         seeds: of the students.
-        selection: the metric that chose, and that the verdict speaks of.
+        selection: the metric that the verdict speaks of, and that chose the best epoch.
         higher_is_better: whether more of it is better.
         stages: ``name``, ``seconds`` and ``skipped`` of each.
         machine: where it ran, from :func:`environment`.
+        epochs_by: the metric that chose the best epoch, if it was another one.
     """
     models = {role: _model(role, results) for role in _ROLES if role in results["models"]}
     report: dict[str, Any] = {
         "limbeck": __version__,
         "task": task,
         "seeds": list(seeds),
-        "selection": {"metric": selection, "higher_is_better": higher_is_better},
+        "selection": {"metric": selection, "higher_is_better": higher_is_better}
+        | ({} if epochs_by is None else {"epochs_by": epochs_by}),
         "test_samples": results["samples"],
         "environment": dict(machine),
         "models": models,
@@ -146,7 +150,7 @@ def _against_control(
         )
     clear = abs(gain) > statistics.stdev(gains)
     if clear:
-        better, worse = ("added", "took away") if _is_share(metric) else _CHANGED
+        better, worse = ("added", "took away") if _is_share(metric) and sign > 0 else _CHANGED
         verb = better if gain > 0 else worse
         return f"{alone}: the teacher {verb} {_points(metric, abs(gain))} {among}."
     return f"{alone}: a difference of {_points(metric, gain)} {among}, which is within the noise."
@@ -170,7 +174,8 @@ def _costs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
 
 def _shown(metric: str, value: float) -> str:
     shown = _value(metric, value)
-    return f"{shown} {metric}" if _is_share(metric) else f"a {metric} of {shown}"
+    named = _NAMES.get(metric, metric.replace("_", " "))
+    return f"{shown} {named}" if metric.endswith(("accuracy", "match")) else f"a {named} of {shown}"
 
 
 def _value(metric: str, value: float) -> str:
@@ -183,7 +188,7 @@ def _points(metric: str, value: float) -> str:
 
 
 def _is_share(metric: str) -> bool:
-    return metric.endswith("accuracy")
+    return metric.endswith(("accuracy", "match", "rate", "at_1"))
 
 
 def _times(ratio: float) -> str:

@@ -3,12 +3,14 @@
 from limbeck.students import zoo
 from limbeck.students.adapters import Alignment, align
 from limbeck.students.build import Blueprint, load, load_weights, read_weights, save
+from limbeck.students.lora import Lora
 from limbeck.students.reuse import Reuse, Reused, reuse_classifier
 from limbeck.students.shrink import shrink, shrink_rule
 
 __all__ = [
     "Alignment",
     "Blueprint",
+    "Lora",
     "Reuse",
     "Reused",
     "align",

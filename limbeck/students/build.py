@@ -6,7 +6,7 @@ Letters: B samples, C classes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from torch.utils._pytree import tree_map
 from limbeck._version import __version__
 from limbeck.data import readers
 from limbeck.data.preprocess import Normalize
-from limbeck.data.readers import Reader
+from limbeck.data.readers import Reader, Writer
 from limbeck.errors import InputError
 from limbeck.files import atomically, read_json, write_json
 from limbeck.imports import attribute, call_theirs, is_path
 from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import call, logits_of
 from limbeck.students import zoo
+from limbeck.students.lora import Lora
 from limbeck.students.reuse import Reuse
 from limbeck.students.shrink import shrink
 
@@ -42,6 +43,7 @@ class Blueprint:
         depth: fraction of the built model's layers to keep, 1 to keep it as it is.
         width: fraction of its channels to keep.
         reuse: how it ends in its teacher's classifier; ``None`` if it has its own.
+        lora: which additions learn in the place of its weights; ``None`` if it learns itself.
 
     >>> Blueprint("resnet56", {"classes": 10}, depth=0.5).model().config["args"]["depth"]
     32
@@ -52,6 +54,17 @@ class Blueprint:
     depth: float = 1.0
     width: float = 1.0
     reuse: Reuse | None = None
+    lora: Lora | None = None
+
+    def shipped(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Return the model as it ships: with trained weights, additions merged into them.
+
+        Args:
+            weights: of :meth:`model`, trained.
+        """
+        model = self.model()
+        model.load_state_dict(weights)
+        return model if self.lora is None else self.lora.merged(model)
 
     def model(self) -> nn.Module:
         """Return a new, untrained model; a classifier that is reused is empty, for weights to fill.
@@ -60,6 +73,8 @@ class Blueprint:
             InputError: the name or an argument is wrong, or the function did not return a module.
         """
         model = self.bare()
+        if self.lora is not None:
+            return self.lora.applied(model)
         return model if self.reuse is None else self.reuse.applied(model)
 
     def portable(self) -> dict[str, Any]:
@@ -134,7 +149,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a file's tensors into a model; every one must fit.
 
-    Counters of batch norm may be absent, as in files older than they are.
+    Counters of batch norm may be absent, as in files older than they are, and so may weights that
+    the model fixes itself, waves of positions for example; buffers that it makes itself may be
+    there.
 
     Raises:
         InputError: the file cannot be read, or names or shapes differ from the model's.
@@ -142,7 +159,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     weights, own = read_weights(path), model.state_dict()
     if all(name.startswith("module.") for name in own) and not weights.keys() & own.keys():
         weights = {f"module.{name}": tensor for name, tensor in weights.items()}
-    needed = (k for k in tensors(model) if not k.endswith("num_batches_tracked"))
+    fixed = dict(model.named_buffers()).keys() - own  # older files hold such buffers too
+    weights = {name: tensor for name, tensor in weights.items() if name not in fixed}
+    made = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    needed = (k for k in tensors(model) if k not in made and not k.endswith("num_batches_tracked"))
     missing = [key for key in needed if key not in weights]
     strange = [key for key in weights if key not in own]
     unequal = [k for k in own if k in weights and own[k].shape != weights[k].shape]
@@ -199,7 +219,8 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     """Return a trained student from the folder that a run wrote, in eval mode.
 
     Its preprocessing is part of it: it takes images (B, C, H, W) from 0 to 1, or a list of texts,
-    and returns logits (B, C). ``student.model`` is the bare network.
+    and returns logits (B, C). One that writes, a translator say, takes texts and returns texts:
+    ``student(["A man."], num_beams=4)``. ``student.model`` is the bare network.
 
     Args:
         folder: a run's ``student/``.
@@ -231,9 +252,11 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     model = plan.model()
     load_weights(model, folder / "model.safetensors")
     if facts.get("reader") is not None:
-        return _Raw(readers.load(folder, facts["reader"]), model).eval()
+        reader = readers.load(folder, facts["reader"])
+        kind = _Writes if isinstance(reader, Writer) else _Raw
+        return kind(reader, model).eval()
     normalize = facts.get("normalize")
-    first = Normalize(normalize["mean"], normalize["std"]) if normalize else nn.Identity()
+    first = Normalize(**normalize) if normalize else nn.Identity()
     return nn.Sequential(OrderedDict(preprocess=first, model=model)).eval()
 
 
@@ -249,6 +272,26 @@ class _Raw(nn.Module):
         device = next(self.model.parameters()).device
         inputs = tree_map(lambda tensor: tensor.to(device), self.preprocess(raw))
         return logits_of(call(self.model, inputs))
+
+
+class _Writes(nn.Module):
+    """A student that is called with texts and returns those that it writes, its translations say.
+
+    Options are those of its ``generate``: ``num_beams=4``.
+    """
+
+    def __init__(self, preprocess: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, raw: Sequence[str], **options: Any) -> list[str]:
+        device = next(self.model.parameters()).device
+        inputs = tree_map(lambda tensor: tensor.to(device), self.preprocess(raw))
+        model: Any = self.model
+        found: list[str] = self.preprocess.written(model.generate(**inputs, **options).tolist())
+        return found
 
 
 def _shapes(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], key: str) -> str:

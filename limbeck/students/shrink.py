@@ -48,6 +48,8 @@ def shrink(model: nn.Module, *, depth: float = 1.0, width: float = 1.0) -> nn.Mo
     ``BiLSTM``        layers                            embeddings and units
     ``Transformer``   blocks                            heads, each as wide as before, and the
                                                         hidden features
+    ``Hearing``       blocks                            width, to even numbers; with attention,
+                                                        fewer heads of the same size
     Hugging Face      layers, spread evenly: they are   heads, each as wide as before, and the
                       copied, and so is all else        hidden features; nothing is copied then
     ================  ================================  ========================================
@@ -196,6 +198,30 @@ def _transformer(model: zoo.Transformer, *, depth: float, width: float) -> nn.Mo
         width=heads * (args["width"] // args["heads"]),
         hidden=scaled(args["hidden"], width),
     )
+
+
+@shrink_rule.register
+def _seq2seq(model: zoo.Seq2Seq, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    heads = scaled(args["heads"], width)
+    return _again(
+        model,
+        depth=scaled(args["depth"], depth),
+        decoder_depth=scaled(args["decoder_depth"], depth),
+        heads=heads,
+        width=heads * (args["width"] // args["heads"]),
+        hidden=scaled(args["hidden"], width),
+    )
+
+
+@shrink_rule.register
+def _hearing(model: zoo.Hearing, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    changes = {"depth": scaled(args["depth"], depth)}
+    if "heads" not in args:
+        return _again(model, **changes, width=scaled(args["width"], width, multiple=2))
+    heads = scaled(args["heads"], width)
+    return _again(model, **changes, heads=heads, width=heads * (args["width"] // args["heads"]))
 
 
 def _again(model: Any, **changes: Any) -> nn.Module:

@@ -4,22 +4,58 @@ from collections.abc import Callable
 
 from limbeck.errors import unknown
 from limbeck.tasks.classification import Classification
+from limbeck.tasks.ctc import CTC
+from limbeck.tasks.embedding import Embedding
+from limbeck.tasks.language_modelling import LanguageModelling
+from limbeck.tasks.multilabel import Multilabel
 from limbeck.tasks.reading import Reading
-from limbeck.tasks.task import Meter, Quality, Task, Telling, Tokened
+from limbeck.tasks.task import (
+    Comparing,
+    Meter,
+    Producing,
+    Quality,
+    Restating,
+    Separable,
+    Task,
+    Telling,
+    Tokened,
+    Writing,
+)
+from limbeck.tasks.token_prediction import TokenPrediction
+from limbeck.tasks.translation import Translation
 
 __all__ = [
+    "CTC",
     "Classification",
+    "Comparing",
+    "Embedding",
+    "LanguageModelling",
     "Meter",
+    "Multilabel",
+    "Producing",
     "Quality",
     "Reading",
+    "Restating",
+    "Separable",
     "Task",
     "Telling",
+    "TokenPrediction",
     "Tokened",
+    "Translation",
+    "Writing",
     "get",
     "names",
 ]
 
-_TASKS: dict[str, Callable[..., Task]] = {"classification": Classification}
+_TASKS: dict[str, Callable[..., Task]] = {
+    "classification": Classification,
+    "multilabel": Multilabel,
+    "ctc": CTC,
+    "embedding": Embedding,
+    "language_modelling": LanguageModelling,
+    "token_prediction": TokenPrediction,
+    "translation": Translation,
+}
 
 
 def names() -> list[str]:

@@ -10,7 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["CrossEntropy", "Reliability"]
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Reliability"]
+
+
+class BinaryCrossEntropy(Metric):
+    """Mean over samples of the summed binary cross-entropies of logits (B, C), in nats."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch; labels are (B, C) of zeros and ones."""
+        self.total += F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+        self.count += len(labels)
+
+    def compute(self) -> Tensor:
+        """Return the mean so far."""
+        return self.total / self.count
 
 
 class CrossEntropy(Metric):

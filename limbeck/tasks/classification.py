@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from limbeck.data.samples import Batch, as_batch
+from limbeck.data.splits import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.spec import exactly
 from limbeck.tasks.task import Meter, Quality
@@ -39,7 +40,8 @@ class Classification:
         labels: the classes' names; their numbers if left out.
         input_names: in a mapping, the name of what models are called with; several names make a
             mapping of named arguments.
-        target_name: in a mapping, the name of the labels, (B,) int64 from 0 to C − 1.
+        target_name: in a mapping, the name of the labels, (B,) int64 from 0 to C − 1, or −1 for a
+            sample without a label: it adds nothing to the label loss, which stays a mean over B.
         mask_name: in inputs that are a mapping, what says which tokens are no padding, (B, T).
         label_smoothing: ε of the label loss (Szegedy et al. 2016, arXiv:1512.00567).
 
@@ -89,9 +91,16 @@ class Classification:
         return len(self.targets(batch))
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.label_losses(logits, batch).mean()
+
+    def label_losses(self, logits: Tensor, batch: Batch) -> Tensor:
         with exactly(logits.device.type):
             return F.cross_entropy(
-                logits.float(), self.targets(batch), label_smoothing=self.label_smoothing
+                logits.float(),
+                self.targets(batch),
+                ignore_index=UNLABELLED,
+                label_smoothing=self.label_smoothing,
+                reduction="none",
             )
 
     def check(self, batch: Batch) -> None:
@@ -101,12 +110,12 @@ class Classification:
                 f"labels of type {labels.dtype} and shape {tuple(labels.shape)}",
                 expected="one int64 label per sample",
             )
-        wrong = (labels < 0) | (labels >= self.classes)
+        wrong = ((labels < 0) & (labels != UNLABELLED)) | (labels >= self.classes)
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise InputError(
                 f"{_sample(batch, row)} has label {int(labels[row])}",
-                expected=f"0 to {self.classes - 1}: there are {self.classes} classes",
+                expected=f"0 to {self.classes - 1}: {self.classes} classes; or −1, no label",
                 consequence="Training would fail or read foreign memory.",
             )
         for values in (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):

@@ -11,8 +11,8 @@ from typing import Any, final
 from torch import Tensor
 
 from limbeck.data.samples import Batch
-from limbeck.errors import unknown
-from limbeck.tasks.task import Meter, Task
+from limbeck.errors import InputError, unknown
+from limbeck.tasks.task import Meter, Separable, Task
 
 __all__ = ["Reading"]
 
@@ -70,6 +70,14 @@ class Reading:
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.task.label_loss(logits, batch)
+
+    def label_losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        if not isinstance(self.task, Separable):
+            raise InputError(
+                f"the task {self.name} cannot say each sample's loss",
+                remedy="Leave mixup and cutmix out of the teacher's augmentation.",
+            )
+        return self.task.label_losses(logits, batch)
 
     def check(self, batch: Batch) -> None:
         self.inputs(batch)

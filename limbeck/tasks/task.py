@@ -5,15 +5,26 @@ Letters: B samples, T tokens, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from limbeck.data.samples import Batch
+from limbeck.data.samples import Batch, Samples
 
-__all__ = ["Meter", "Quality", "Task", "Telling", "Tokened"]
+__all__ = [
+    "Comparing",
+    "Meter",
+    "Producing",
+    "Quality",
+    "Restating",
+    "Separable",
+    "Task",
+    "Telling",
+    "Tokened",
+    "Writing",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,18 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Separable(Protocol):
+    """A task whose label loss is the plain mean of one value for each sample, linear in its label.
+
+    Then a sample that is mixed with another (Mixup, CutMix) can be told both labels: the loss is
+    share · loss(own label) + (1 − share) · loss(the other's).
+    """
+
+    def label_losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each sample against its label, (B,) float32."""
+
+
+@runtime_checkable
 class Tokened(Protocol):
     """A task with one answer for each sample, whose samples are sequences of unequal length."""
 
@@ -114,3 +137,73 @@ class Telling(Protocol):
 
     def wanted(self, batch: Batch, row: int) -> str:
         """Return the label of a sample in words."""
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A task whose logits are no distribution over classes, and which compares answers itself.
+
+    Without it, two answers agree where the same logit is the largest.
+    """
+
+    def alike(self, logits: Tensor, other: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return how alike answers are to those of a reference model, ``other``.
+
+        Returns:
+            Whether both answer the same, (B,) from 0 to 1, and their divergence, (B,) from 0: a
+            Kullback-Leibler divergence KL(other ‖ logits) in nats, if the logits have one.
+        """
+
+
+@runtime_checkable
+class Producing(Protocol):
+    """A task whose models produce texts, token after token: translations, answers to questions.
+
+    That takes far longer than giving logits. So it is done once, on the test samples at the end,
+    and where a recipe lets the teacher produce what the student learns (:class:`Restating`).
+
+    Attributes:
+        headline: the metric of :meth:`judged` by which a report compares finished models; more of
+            it is better. The best epoch is still chosen by the task's ``selection``. Where texts
+            are for a person to judge, it is that ``selection`` itself.
+    """
+
+    @property
+    def headline(self) -> str: ...
+
+    def produced(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Return what a model in eval mode produces for each sample of a batch, (B,) texts."""
+
+    def references(self, batch: Batch) -> list[str]:
+        """Return what is wanted for each sample, (B,) texts."""
+
+    def judged(self, produced: Sequence[str], references: Sequence[str]) -> Quality:
+        """Return metrics of texts, all samples together; at least the headline is among them."""
+
+    def closeness(self, produced: str, reference: str) -> float:
+        """Return how close one text comes to what is wanted, from 0 to 1, for a person to see."""
+
+
+@runtime_checkable
+class Restating(Protocol):
+    """A producing task whose students can learn texts in the place of the references."""
+
+    def restated(self, samples: Samples, texts: Sequence[str]) -> Samples:
+        """Return the samples with a text each, in their order, as what is to be predicted."""
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """A task whose students can learn from what they write themselves (on-policy distillation)."""
+
+    def written(self, model: nn.Module, batch: Batch, *, temperature: float, seed: int) -> Batch:
+        """Return the batch with what a model writes in the place of the references.
+
+        It has no targets: what the model wrote counts for the teacher alone.
+
+        Args:
+            model: in eval mode.
+            batch: of which the prompts stay.
+            temperature: at which tokens are drawn.
+            seed: of the draws.
+        """

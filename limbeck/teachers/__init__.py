@@ -9,6 +9,7 @@ from limbeck.teachers.rehearsed import Rehearsed
 from limbeck.teachers.replay import Replay
 from limbeck.teachers.returns import Returns
 from limbeck.teachers.served import Served
+from limbeck.teachers.transcriber import Transcriber, write_transcripts
 
 __all__ = [
     "Ensemble",
@@ -19,5 +20,7 @@ __all__ = [
     "Returns",
     "Served",
     "Teacher",
+    "Transcriber",
     "module_fingerprint",
+    "write_transcripts",
 ]

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from limbeck.errors import InputError
 
-__all__ = ["ContractError", "Findings", "rows", "size_of"]
+__all__ = ["ContractError", "Findings", "size_of"]
 
 
 class ContractError(AssertionError):
@@ -41,11 +41,6 @@ class Findings:
         if self.breaches:
             listed = "\n  - ".join(dict.fromkeys(self.breaches))
             raise ContractError(f"{self.what} breaks its contract:\n  - {listed}")
-
-
-def rows(batch: Any, pick: Any) -> Any:
-    """Return some samples of a batch."""
-    return tree_map(lambda leaf: leaf[pick] if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def size_of(batch: Any) -> int:

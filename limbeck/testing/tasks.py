@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.data.samples import cut
 from limbeck.tasks import Task
-from limbeck.testing.findings import Findings, rows
+from limbeck.testing.findings import Findings
 
 __all__ = ["check_task"]
 
@@ -44,7 +45,7 @@ def check_task(task: Task, batch: Any, logits: Tensor) -> None:
         )
         findings.expect(whole.dtype == torch.float32, f"the loss is {whole.dtype}")
         cuts = (slice(0, 1), slice(1, None))
-        parts = [(rows(named, cut), logits[cut]) for cut in cuts]
+        parts = [(cut(named, part), logits[part]) for part in cuts]
         counts = [float(task.count(part)) for part, _ in parts]
         mean = sum(task.label_loss(x, b) * n for (b, x), n in zip(parts, counts, strict=True))
         findings.expect(

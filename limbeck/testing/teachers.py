@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from limbeck.data.samples import cut
 from limbeck.teachers import Knowing, Teacher
-from limbeck.testing.findings import Findings, rows, size_of
+from limbeck.testing.findings import Findings, size_of
 
 __all__ = ["check_teacher"]
 
@@ -44,7 +45,7 @@ def check_teacher(teacher: Knowing, batch: Any, taps: Sequence[str] = ("logits",
                 findings.expect(torch.equal(tensor, other), f"{name} differs when asked again")
         # The order reversed, and one sample alone: together no mixing of rows passes.
         for order in (torch.arange(size - 1, -1, -1), torch.tensor([size - 1])):
-            turned = teacher.knowledge(rows(batch, order), tuple(taps))
+            turned = teacher.knowledge(cut(batch, order), tuple(taps))
             for name, known in first.tensors.items():
                 pairs = zip(tree_leaves(turned[name]), tree_leaves(known[order]), strict=True)
                 same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)

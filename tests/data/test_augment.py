@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from limbeck.data import Augmentation, Crop, Cutout, Flip, operation
+from limbeck.data import Augmentation, Crop, Cutout, Flip, ResizedCrop, operation
 from limbeck.data.augment import Draw
 from limbeck.data.random import key
 from limbeck.data.samples import Batch
@@ -250,3 +251,30 @@ def test_by_a_wrong_name() -> None:
         operation("corp", 4)
     with pytest.raises(ValueError, match="at most one number"):
         operation("crop", 4, 5)
+
+
+def test_a_resized_crop_is_a_part_of_the_image() -> None:
+    """A network for ImageNet would be trained on stretched, aliased or always the same parts."""
+    side, keys = 40, key(0, torch.arange(400), 0)
+    down = torch.arange(side).view(1, 1, side, 1).expand(400, 1, side, side)
+    across = down.transpose(2, 3)
+    found = operation("resized_crop", 24)(torch.cat([down, across], 1).float(), Draw(keys, 0))
+    assert found.shape == (400, 2, 24, 24)
+    heights = (found[:, 0, -1, 0] - found[:, 0, 0, 0]) * 24 / 23
+    widths = (found[:, 1, 0, -1] - found[:, 1, 0, 0]) * 24 / 23
+    areas = heights * widths / side**2
+    assert 0.06 < float(areas.min()) < 0.14
+    assert 0.85 < float(areas.max()) < 1.1
+    # Uniform but for sides that are cut to the image's.
+    assert abs(float(areas.mean()) - 0.52) < 0.04
+    noise = torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8)
+    draw = Draw(key(0, torch.tensor([3]), 0), 0)
+    ratio, above, before = (float(draw.uniform(index)) for index in (1, 2, 3))
+    ratio = (4 / 3) ** (2 * ratio - 1)  # of width to height
+    rows, columns = (min(40, round(40 * side**0.5)) for side in (1 / ratio, ratio))
+    top, left = int(above * (41 - rows)), int(before * (41 - columns))
+    image = Image.fromarray(noise[0].permute(1, 2, 0).numpy())
+    part = image.crop((left, top, left + columns, top + rows))
+    wanted = np.asarray(part.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    small = ResizedCrop(16, smallest=1.0)(noise, draw)[0].permute(1, 2, 0)
+    assert np.abs(small.numpy().astype(int) - wanted).max() <= 1

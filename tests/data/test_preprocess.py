@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from limbeck.data import CIFAR10, IMAGENET, Normalize
+from limbeck.errors import InputError
 
 
 @pytest.mark.parametrize("statistics", [CIFAR10, IMAGENET])
@@ -41,3 +42,19 @@ def test_shows_its_numbers_and_keeps_none() -> None:
     assert "0.25" in repr(one)
     assert not one.state_dict()
     assert not list(one.parameters())
+
+
+def test_images_of_another_size_are_resized_as_pillow_does_it() -> None:
+    """A model would be shown aliased images, or ones of a size that it was not made for."""
+    from PIL import Image
+
+    pixels = torch.randint(256, (1, 1, 30, 24), dtype=torch.uint8)
+    found = Normalize((0.0,), (1.0,), size=12)(pixels / 255)[0, 0]
+    image = Image.fromarray(pixels[0, 0].numpy()).resize((12, 12), Image.Resampling.BILINEAR)
+    assert (found - torch.from_numpy(np.asarray(image).copy()) / 255).abs().max() < 1 / 255
+    same = torch.rand(2, 1, 12, 12)
+    assert torch.equal(Normalize((0.0,), (1.0,), size=12)(same), same)
+    assert "size=12" in repr(Normalize((0.0,), (1.0,), size=12))
+    assert "size" not in repr(Normalize((0.0,), (1.0,)))
+    with pytest.raises(InputError, match="size is 0"):
+        Normalize((0.0,), (1.0,), size=0)

@@ -583,7 +583,10 @@ def test_hugging_face_of_something_else(tmp_path: Path) -> None:
 
 def test_by_name() -> None:
     """A recipe's typing error would end in a KeyError."""
-    names = ["digits", "huggingface", "image_folder", "numpy", "parquet", "text"]
+    names = [
+        "digits", "huggingface", "image_folder", "language", "numpy", "parquet",
+        "several_digits", "speech", "text", "translation",
+    ]  # fmt: skip
     assert sources.names() == names
     assert sources.get("parquet") is sources.parquet
     with pytest.raises(InputError, match="did you mean 'digits'"):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data import Arrays, Data, carve
+from limbeck.errors import InputError
 
 
 def labelled(counts: list[int], start: int = 0) -> Arrays:
@@ -118,3 +119,19 @@ def test_fingerprint(field: str) -> None:
 
     assert data.fingerprint() == everything().fingerprint()
     assert changed(torch.arange(9)).fingerprint() != data.fingerprint()
+
+
+def test_hidden_labels_are_gone_and_the_rest_in_proportion() -> None:
+    data = Data(labelled([60, 30, 10]), labelled([5, 5, 5]), labelled([5, 5, 5]))
+    few = data.hiding(20)
+    assert classes(few.labelled) == [12, 6, 2]
+    assert len(few.train) == 100
+    assert (few.train.column("targets") == -1).sum() == 80
+    assert torch.equal(few.validation.column("targets"), data.validation.column("targets"))
+    assert data.labelled is data.train
+
+
+def test_more_labels_than_there_are() -> None:
+    data = Data(labelled([6, 3, 1]), labelled([5, 5, 5]), labelled([5, 5, 5]))
+    with pytest.raises(InputError, match="labels of 10 samples, and the training set has 10"):
+        data.hiding(10)

@@ -33,7 +33,7 @@ CHAPTERS = {
         "probabilistic_transfer inter_channel kernel_alignment"
     ),
     "contrast": "contrastive self_supervised self_supervised_logits prototype affinity_mimic",
-    "sequence": "sequence_level ctc_aligned",
+    "sequence": "sequence_level ctc_aligned ctc_sequence",
     "ranking": "listwise pairwise_margin ranking_distillation relaxed_ranking",
     "dense": "localization focal_global pixel_wise pair_wise",
 }
@@ -53,6 +53,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "block_wise": [{"shapes": [(PAIR, PAIR)]}],
     "channel_wise": [{"shapes": EQUAL}],
     "class_activation": [{"shapes": EQUAL}],
+    "ctc_sequence": [{"shapes": [((6, 5), (6, 5))]}],  # a mask of frames is no subset of sequences
     "factor_transfer": [{"shapes": EQUAL}],
     "flow": [{"shapes": [(PAIR, PAIR)]}],
     "focal_global": [{"shapes": EQUAL, "targets": BOXES, "image": (4, 4)}],

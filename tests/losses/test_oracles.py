@@ -31,6 +31,7 @@ RECORDED = [case for name in HERE for case in cases(name)]
 UNRECORDED = {
     "block_wise": "torch.nn.functional.mse_loss",
     "ctc_aligned": "all alignments, enumerated",
+    "ctc_sequence": "all paths, enumerated",
     "label_refinement": "torch.nn.functional.cross_entropy(label_smoothing=)",
     "self_supervised_logits": "a part of the record self_supervised",
     "sequence_level": "torch.nn.functional.cross_entropy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -165,6 +166,41 @@ def test_ctc_refuses_chunks_with_context() -> None:
     logits = torch.randn(2, 5, 3)
     with pytest.raises(InputError, match="no neighbours"):
         chunked(sequence.ctc_aligned, 4)(logits, logits, context=1)
+
+
+@pytest.mark.parametrize("blank", [0, -1])
+def test_ctc_sequence_over_all_paths(blank: int) -> None:
+    """A transcript with the teacher's repetitions, or of padding, would be learnt."""
+    student, teacher = torch.randn(4, 4, 3), 3 * torch.randn(4, 4, 3)
+    teacher[0] = 9 * torch.eye(3)[[1, 1, blank, 1]]
+    mask = torch.arange(4) < torch.tensor([[4], [3], [1], [4]])
+    total = 0.0
+    for row, frames in enumerate((4, 3, 1, 4)):
+        shares = student[row, :frames].double().softmax(-1)
+        wanted = _read(teacher[row, :frames].argmax(-1).tolist(), blank % 3)
+        paths = itertools.product(range(3), repeat=frames)
+        reading = [path for path in paths if _read(path, blank % 3) == wanted]
+        total -= math.log(
+            sum(math.prod(float(shares[t, c]) for t, c in enumerate(path)) for path in reading)
+        )
+    value = sequence.ctc_sequence(student, teacher, blank=blank, mask=mask)
+    assert float(value) == pytest.approx(total / 12, rel=1e-5)
+
+
+def test_ctc_sequence_with_other_frames() -> None:
+    """A teacher with twice as many frames would be refused, or its padding be heard."""
+    student, teacher = torch.randn(2, 5, 3), torch.randn(2, 3, 3)
+    slower = teacher.repeat_interleave(2, 1)
+    one, other = (sequence.ctc_sequence(student, each) for each in (teacher, slower))
+    torch.testing.assert_close(one, other)
+    mask = torch.ones(2, 5)
+    for wrong in ((student, teacher, {"mask": mask}), (student, teacher, {"blank": 3})):
+        with pytest.raises(InputError, match=r"frames|blank is 3"):
+            sequence.ctc_sequence(*wrong[:2], **wrong[2])
+
+
+def _read(path: Sequence[int], blank: int) -> list[int]:
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol != blank]
 
 
 @pytest.mark.parametrize("name", ["ctc_aligned", "sequence_level"])

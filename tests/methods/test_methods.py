@@ -42,7 +42,7 @@ CHAPTERS = {
     ),
     "relation": "cc cka ickd pkt rkd sp",
     "contrast": "affinity crd prototype sskd",
-    "sequence": "ctc seqkd",
+    "sequence": "ctc ctc_sequence seqkd",
     "ranking": "listwise margin_mse rd rrd",
     "dense": "cwd_logits fgd ld segmentation",
     "adaptive": "afd confidence_weighted ctkd sample_temperature semckd uncertainty_weighted",

@@ -19,7 +19,8 @@ from limbeck.recipe import load
 TEXTS = [text for text, _ in sentences(64)]
 QUICK = (
     "data.args.length=24", "train.batch_size=16", "train.epochs=1", "teacher.train.epochs=1",
-    "seeds=[0]", "evaluate.seconds=0.02", "evaluate.batch_size=8",
+    "seeds=[0]", "evaluate.seconds=0.02", "evaluate.batch_size=8", "data.labelled=null",
+    "teacher.train.batch_size=16",
 )  # fmt: skip
 
 
@@ -134,6 +135,7 @@ def test_students_of_every_kind(student: str, arguments: str, folder: Path, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (["teacher.args.path=BERT", "data.labelled=48"], "labels of 48 samples, and the training"),
         (["teacher.args.path=nowhere"], "there is no tokenizer in nowhere"),
         ([], "there is no tokenizer"),
         (["data.args.tokenizer=words"], "Name it: teacher.args.path"),
@@ -159,6 +161,35 @@ def test_wrong_input_is_refused_before_anything_is_trained(
         return
     with pytest.raises(InputError, match=message):
         running.check()
+
+
+def test_sentence_embeddings_are_learnt_without_labels(folder: Path, tmp_path: Path) -> None:
+    """Without it, a teacher whose answers are vectors would need a task of its user's."""
+    weights = folder / "bert" / "model.safetensors"
+    out = _run(
+        "sentences", folder, tmp_path / "run", "data.args.vocab=300", f"teacher.weights={weights}",
+        f"teacher.args={{path: {folder / 'bert'}, head: embedding}}",
+        "student.args={width: 4, classes: 16}", "evaluate.batch_size=4",
+    )  # fmt: skip
+    assert lb.students.load(out / "student")(["a fine film"]).shape == (1, 16)
+    found = read_json(out / "report.json")["models"]["student"]["quality"]
+    assert found.keys() == {"precision_at_1", "map_at_r"}
+
+
+def test_the_teacher_and_the_control_learn_from_labels_alone(folder: Path, tmp_path: Path) -> None:
+    """Without it, a control could see labels that were to be hidden, or take fewer steps."""
+    path = f"teacher.args.path={folder / 'bert'}"
+    out = _run("text-intents", folder, tmp_path / "run", path, *SMALL, "data.labelled=16")
+    assert "48 training (16 of them labelled)" in (out / "report.html").read_text(encoding="utf-8")
+    told = {
+        role: read_json(out / "stages" / role / "training.json")["history"][0]["train"]
+        for role in ("teacher", "student-0", "control-0")
+    }
+    assert told["student-0"].keys() > {"label", "kl"}
+    assert len(lb.knowledge.Store.open(out / "stages" / "knowledge" / "store")) == 48
+    with pytest.raises(InputError, match=r"32 training samples have no label"):
+        _run("text-intents", folder, tmp_path / "dkd", path, *SMALL, "data.labelled=16",
+             "method=dkd")  # fmt: skip
 
 
 def _replaced(change: str, named: dict[str, Path]) -> str:

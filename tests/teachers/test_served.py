@@ -183,11 +183,12 @@ def batch(count: int = 6) -> dict[str, Any]:
     return {
         "inputs": torch.rand(count, 4),
         "id": torch.arange(count),
+        "text": TEXTS[:count],
         "targets": torch.arange(count) % 2,
     }
 
 
-@pytest.mark.parametrize("texts", [TEXTS, lambda batch: [TEXTS[i] for i in batch["id"]]])
+@pytest.mark.parametrize("texts", [TEXTS, "text", lambda batch: [TEXTS[i] for i in batch["id"]]])
 def test_a_classifier_keeps_the_contract(texts: Any) -> None:
     """Schemes and stores rely on it for every teacher."""
     with serving(critic) as server:
@@ -201,10 +202,11 @@ def test_a_classifier_keeps_the_contract(texts: Any) -> None:
             teacher.knowledge(batch(), ["layer1"])
 
 
-def test_a_student_learns_from_it_live() -> None:
-    """The distiller's dry run takes two samples of a batch."""
+@pytest.mark.parametrize("texts", [TEXTS, "text"])
+def test_a_student_learns_from_it_live(texts: Any) -> None:
+    """The distiller's dry run takes two samples of a batch, and their texts."""
     with serving(critic) as server:
-        teacher = lb.Teacher.served(server.url, "tiny").classifier(PROMPT, CHOICES, texts=TEXTS)
+        teacher = lb.Teacher.served(server.url, "tiny").classifier(PROMPT, CHOICES, texts=texts)
         student = torch.nn.Linear(4, 2)
         distiller = lb.Distiller(
             teacher, student, task=lb.tasks.Classification(2), method=lb.methods.kd()
@@ -235,7 +237,7 @@ def test_a_store_is_written_from_texts_in_the_batch(tmp_path: Path) -> None:
 
 def test_a_store_that_was_cut_asks_nothing_twice(tmp_path: Path) -> None:
     """A shard of a store is thousands of paid questions."""
-    data = Arrays.of(**{k: v for k, v in batch().items() if k != "id"})
+    data = Arrays.of(**{k: v for k, v in batch().items() if k not in ("id", "text")})
     with serving(critic) as server:
         for attempt in range(2):
             teacher = served(server, concurrency=1).classifier(
@@ -259,7 +261,7 @@ def test_a_store_that_was_cut_asks_nothing_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "given", "told"),
     [
-        ("text", batch(), "field of the batch with the texts"),
+        ("words", batch(), "field of the batch with the texts"),
         ("text", batch() | {"text": TEXTS[:2]}, "2 texts and 6 ids"),
         (TEXTS[:3], batch(), "sample 3 has no text.*ids from 0 to 2"),
         (TEXTS, {"inputs": torch.zeros(2, 4)}, "without sample ids"),
@@ -285,7 +287,7 @@ def fingerprints(model: str = "tiny", choices: list[str] = CHOICES, texts: Any =
     [{"model": "b"}, {"choices": CHOICES[::-1]}, {"texts": TEXTS[::-1]}, {"texts": "text"},
      {"prompt": "{text}!"}, {"prompt": lambda text: text}, {"top": 6}, {"system": "Be kind."},
      {"revision": "2"}, {"extra": {"seed": 1}}, {"chat": False}],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_the_fingerprint_changes_with_the_answers(change: dict[str, Any]) -> None:
     """A store would be taken for the knowledge of another teacher."""

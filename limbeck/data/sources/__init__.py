@@ -8,8 +8,12 @@ from collections.abc import Callable
 
 from limbeck.data.sources.arrays import digits, numpy
 from limbeck.data.sources.images import huggingface, image_folder, parquet
+from limbeck.data.sources.language import language
+from limbeck.data.sources.several import several_digits
+from limbeck.data.sources.speech import speech
 from limbeck.data.sources.split import complete
 from limbeck.data.sources.texts import text
+from limbeck.data.sources.translation import translation
 from limbeck.data.splits import Data
 from limbeck.errors import unknown
 
@@ -19,19 +23,27 @@ __all__ = [
     "get",
     "huggingface",
     "image_folder",
+    "language",
     "names",
     "numpy",
     "parquet",
+    "several_digits",
+    "speech",
     "text",
+    "translation",
 ]
 
 _SOURCES: dict[str, Callable[..., Data]] = {
     "digits": digits,
     "huggingface": huggingface,
     "image_folder": image_folder,
+    "language": language,
     "numpy": numpy,
     "parquet": parquet,
+    "several_digits": several_digits,
+    "speech": speech,
     "text": text,
+    "translation": translation,
 }
 
 

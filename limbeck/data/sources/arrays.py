@@ -58,8 +58,9 @@ def numpy(
     """Arrays in an ``.npz`` file: ``x_train``, ``y_train``, and so on for ``val`` and ``test``.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W), whole numbers from 0 to 255 or floating;
-    other arrays keep their shape. Splits that are absent are cut from the training samples. Nothing
-    is unpickled.
+    other arrays keep their shape. Labels are (N,) whole numbers, or (N, C) zeros and ones for
+    several of each sample. Splits that are absent are cut from the training samples. Nothing is
+    unpickled.
 
     Args:
         path: the file.
@@ -114,4 +115,6 @@ def _images(array: np.ndarray) -> Tensor:
 
 
 def _labels(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).long().flatten()
+    """Return (N,) int64 class numbers; (N, C) with C above 1, several labels each, as float32."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.float() if tensor.ndim == 2 and tensor.shape[1] > 1 else tensor.long().flatten()

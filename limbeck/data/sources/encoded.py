@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,12 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True)
-class Encoded(Dataset[tuple[Tensor, int]]):
+class Encoded(Dataset[tuple[Tensor, Any]]):
     """Images as files or as bytes, decoded when asked for.
 
     Attributes:
         images: N paths, or N encoded images.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, C) for several of each.
         size: H = W after resizing the shorter side and cutting the middle; 0 keeps the image.
         mode: Pillow's: ``L`` (C = 1) or ``RGB`` (C = 3).
         name: where they are from, for messages.
@@ -48,9 +49,10 @@ class Encoded(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         pixels = np.ascontiguousarray(self.decode(index).transpose(2, 0, 1))
-        return torch.from_numpy(pixels), int(self.labels[index])
+        label = self.labels[index]
+        return torch.from_numpy(pixels), label if label.ndim else int(label)
 
     def decode(self, index: int) -> np.ndarray:
         """Return image ``index`` as (H, W, C) uint8."""
@@ -66,7 +68,7 @@ def encoded(
 
     Args:
         images: N paths, or N encoded images; the first decides between grey and colour for all.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, C) for several of each.
         size: resize to this height and width; 0 keeps the size.
         workers: processes that decode, if the images do not fit in memory.
         name: where they are from.

@@ -5,7 +5,7 @@ Letters: N samples, C channels, H×W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 
 from limbeck.data.samples import Samples
 from limbeck.data.sources.encoded import encoded
+from limbeck.data.sources.labels import labels_of
 from limbeck.data.sources.split import complete
 from limbeck.data.sources.tables import (
     SPLITS,
     by_split,
-    class_names,
     column_of,
     folder_of,
     folders_in,
@@ -35,7 +35,7 @@ def parquet(
     path: str | Path,
     *,
     image: str = "",
-    label: str = "",
+    label: str | Sequence[str] = "",
     size: int = 0,
     workers: int = 0,
     validation: float = 0.1,
@@ -47,11 +47,14 @@ def parquet(
 
     The files' names begin with their split: ``train.parquet``, ``test-00000-of-00002.parquet``.
     A column of images holds encoded bytes, or a struct with ``bytes``; another holds whole numbers.
+    Several labels for each sample (task ``multilabel``) are a column of lists, or several columns.
 
     Args:
         path: the folder.
         image: the images' column; by default the one that holds images.
-        label: the labels' column; by default ``label`` or the first of whole numbers.
+        label: the labels' column; by default ``label`` or the first of whole numbers. One that
+            holds lists, of the numbers or the names of the classes that are true of a sample, or
+            several columns of 0 and 1, make targets (B, C).
         size: resize to this height and width; 0 keeps the size, which must then be the same in all.
         workers: processes that decode, if the images do not fit in memory.
         validation: fraction of the training samples, if there is no validation file.
@@ -62,37 +65,37 @@ def parquet(
     Raises:
         InputError: no such folder, no training file, a missing column, a corrupt file or image.
     """
+    folder = folder_of(path, "Parquet files")
+    files = by_split(sorted(folder.glob("*.parquet")), folder, "train.parquet")
+    tables = {split: _table(parts, split, folder) for split, parts in files.items()}
+    targets, names = labels_of(tables, label, str(folder))
+    found: dict[str, Samples] = {}
+    for split, table in tables.items():
+        pictures = column_of(table.schema, image, "image", _holds_images)
+        stored = table[pictures].to_pylist()
+        images = [row["bytes"] if isinstance(row, dict) else row for row in stored]
+        if None in images:
+            raise InputError(f"row {images.index(None)} of {split} in {folder} has no image")
+        found[split] = encoded(images, targets[split], size, workers, str(folder))
+    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    return complete(found, names, folder.name, **cuts)
+
+
+def _table(parts: Sequence[Path], split: str, folder: Path) -> Any:
+    """Return the Parquet files of a split as one table."""
     import pyarrow
     import pyarrow.parquet as pq
 
-    folder = folder_of(path, "Parquet files")
-    files = by_split(sorted(folder.glob("*.parquet")), folder, "train.parquet")
-    found: dict[str, Samples] = {}
-    names: tuple[str, ...] = ()
-    for split, parts in files.items():
-        tables = []
-        for part in parts:
-            try:
-                tables.append(pq.read_table(part))
-            except (OSError, pyarrow.ArrowException) as error:
-                raise InputError(f"{part} could not be read as Parquet: {error}") from error
+    tables = []
+    for part in parts:
         try:
-            table = pyarrow.concat_tables(tables)
-        except pyarrow.ArrowException as error:
-            raise InputError(f"the files of {split} in {folder} differ: {error}") from error
-        pictures = column_of(table.schema, image, "image", _holds_images)
-        numbers = column_of(table.schema, label, "label", holds_integers)
-        stored = table[pictures].to_pylist()
-        images = [row["bytes"] if isinstance(row, dict) else row for row in stored]
-        given = table[numbers].to_pylist()
-        for what, column in (("image", images), ("label", given)):
-            if None in column:
-                raise InputError(f"row {column.index(None)} of {split} in {folder} has no {what}")
-        labels = torch.tensor(given, dtype=torch.int64)
-        found[split] = encoded(images, labels, size, workers, str(folder))
-        names = names or class_names(table.schema.metadata, numbers)
-    cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
-    return complete(found, names, folder.name, **cuts)
+            tables.append(pq.read_table(part))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{part} could not be read as Parquet: {error}") from error
+    try:
+        return pyarrow.concat_tables(tables)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"the files of {split} in {folder} differ: {error}") from error
 
 
 def image_folder(

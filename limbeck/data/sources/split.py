@@ -42,7 +42,9 @@ def complete(
             train, splits[split] = carve(train, fraction, seed=seed)
     if not labels:
         parts = (train, splits["validation"], splits["test"])
-        classes = 1 + max(int(part.column("targets").max()) for part in parts)
+        columns = [part.column("targets") for part in parts]
+        several = columns[0].ndim == 2
+        classes = columns[0].shape[1] if several else 1 + max(int(c.max()) for c in columns)
         labels = tuple(str(number) for number in range(classes))
     whole = Data(train, splits["validation"], splits["test"], labels, name)
     data = whole if limit is None else whole.limited(limit)

@@ -11,12 +11,15 @@ from limbeck.errors import InputError, unknown
 
 __all__ = [
     "SPLITS",
+    "SUFFIXES",
     "by_split",
     "class_names",
     "column_of",
     "folder_of",
     "folders_in",
     "holds_integers",
+    "joined",
+    "texts_in",
 ]
 
 SPLITS = {
@@ -25,6 +28,10 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 """Each split, and the names with which its files may begin."""
+
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+"""How the names of tables that can be read end."""
 
 
 def folder_of(path: str | Path, holding: str) -> Path:
@@ -89,4 +96,63 @@ def class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[st
     """Return the class names that Hugging Face keeps in a Parquet file's metadata, if any."""
     features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
     found = features.get("info", {}).get("features", {}).get(column, {})
-    return tuple(found.get("names", ()))
+    return tuple(found.get("names") or found.get("feature", {}).get("names", ()))
+
+
+def joined(files: Sequence[Path]) -> Any:
+    """Return the tables of a split as one.
+
+    Raises:
+        InputError: the files are of several kinds, damaged, or have other columns.
+    """
+    import pyarrow
+
+    named = ", ".join(file.name for file in files)
+    if len({file.suffix for file in files}) > 1:
+        raise InputError(
+            f"the tables {named} are of several kinds",
+            expected="one kind",
+            consequence="The same texts could be read twice.",
+        )
+    try:
+        return pyarrow.concat_tables([_read(file) for file in files])
+    except pyarrow.ArrowException as error:
+        raise InputError(f"the tables {named} differ: {error}") from error
+
+
+def _read(file: Path) -> Any:
+    import pyarrow
+    from pyarrow import csv, json, parquet
+
+    try:
+        if file.suffix == ".parquet":
+            return parquet.read_table(file)
+        if file.suffix in (".jsonl", ".json"):
+            return json.read_json(file)
+        lines = csv.ParseOptions(
+            delimiter="\t" if file.suffix == ".tsv" else ",", newlines_in_values=True
+        )
+        return csv.read_csv(file, parse_options=lines)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{file} could not be read as a table: {error}") from error
+
+
+def texts_in(table: Any, column: str, where: str) -> list[str]:
+    """Return a column of texts.
+
+    Raises:
+        InputError: there is no such column, or one of its texts is empty.
+    """
+    if column not in table.schema.names:
+        raise InputError(
+            f"{where} has no column {column}", expected="the columns of the training samples"
+        )
+    found: list[str | None] = table[column].to_pylist()
+    for row, each in enumerate(found):
+        if each is None or not each.strip():
+            raise InputError(
+                f"row {row} of {where} has an empty text",
+                expected="something to read in every row",
+                remedy="Take the row out.",
+            )
+    return [each for each in found if each is not None]

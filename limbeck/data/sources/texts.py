@@ -16,19 +16,20 @@ from limbeck.data.jagged import Jagged, Texts
 from limbeck.data.samples import Arrays, Samples
 from limbeck.data.sources.split import complete
 from limbeck.data.sources.tables import (
+    SUFFIXES,
     by_split,
     class_names,
     column_of,
     folder_of,
     holds_integers,
+    joined,
+    texts_in,
 )
 from limbeck.data.splits import Data
 from limbeck.data.tokens import KINDS, Tokenizer
 from limbeck.errors import InputError
 
 __all__ = ["text"]
-
-_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
 
 def text(
@@ -79,13 +80,13 @@ def text(
             text, no tokenizer, or a teacher that would read another tokenizer's tokens.
     """
     folder = folder_of(path, "tables of texts")
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in _SUFFIXES]
-    tables = {s: _joined(p) for s, p in by_split(files, folder, "train.parquet").items()}
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+    tables = {s: joined(p) for s, p in by_split(files, folder, "train.parquet").items()}
     words, numbers, names = _columns(tables["train"], text, label)
     names = names or _names(tables["train"], numbers)
     texts, found = {}, {}
     for split, table in tables.items():
-        texts[split] = _texts(table, words, f"{split} in {folder}")
+        texts[split] = texts_in(table, words, f"{split} in {folder}")
         labels = _labels(table, numbers, names, f"{split} in {folder}")
         found[split] = replace(Arrays.of(targets=labels), show=Texts.of(texts[split]))
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
@@ -184,40 +185,6 @@ def _tokenizer(wanted: str | Path, texts: Sequence[str], vocab: int, length: int
     return Tokenizer.load(wanted, length)
 
 
-def _joined(files: Sequence[Path]) -> Any:
-    """Return the tables of a split as one."""
-    import pyarrow
-
-    named = ", ".join(file.name for file in files)
-    if len({file.suffix for file in files}) > 1:
-        raise InputError(
-            f"the tables {named} are of several kinds",
-            expected="one kind",
-            consequence="The same texts could be read twice.",
-        )
-    try:
-        return pyarrow.concat_tables([_read(file) for file in files])
-    except pyarrow.ArrowException as error:
-        raise InputError(f"the tables {named} differ: {error}") from error
-
-
-def _read(file: Path) -> Any:
-    import pyarrow
-    from pyarrow import csv, json, parquet
-
-    try:
-        if file.suffix == ".parquet":
-            return parquet.read_table(file)
-        if file.suffix in (".jsonl", ".json"):
-            return json.read_json(file)
-        lines = csv.ParseOptions(
-            delimiter="\t" if file.suffix == ".tsv" else ",", newlines_in_values=True
-        )
-        return csv.read_csv(file, parse_options=lines)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{file} could not be read as a table: {error}") from error
-
-
 def _columns(table: Any, text: str, label: str) -> tuple[str, str, tuple[str, ...]]:
     """Return the texts' column, the labels' and, as far as the file tells, the classes' names."""
     schema = table.schema
@@ -252,22 +219,6 @@ def _names(table: Any, column: str) -> tuple[str, ...]:
     if holds_integers(table.schema.field(column).type):
         return ()
     return tuple(sorted(set(table[column].to_pylist()) - {None}))
-
-
-def _texts(table: Any, column: str, where: str) -> list[str]:
-    if column not in table.schema.names:
-        raise InputError(
-            f"{where} has no column {column}", expected="the columns of the training samples"
-        )
-    found: list[str | None] = table[column].to_pylist()
-    for row, each in enumerate(found):
-        if each is None or not each.strip():
-            raise InputError(
-                f"row {row} of {where} has an empty text",
-                expected="something to read in every row",
-                remedy="Take the row out.",
-            )
-    return [each for each in found if each is not None]
 
 
 def _labels(table: Any, column: str, names: Sequence[str], where: str) -> torch.Tensor:

@@ -15,7 +15,11 @@ name                                       model
 ``bag``                                    text: the mean of static embeddings
 ``textcnn``, ``bilstm``                    text: convolutions; an LSTM in both directions
 ``transformer``                            text: a small encoder
+``seq2seq``                                translation: an encoder and a decoder
 ``huggingface``                            text: a sequence classifier of ``transformers``
+``timm``, ``torchvision``                  images: a model of theirs, by ``name``
+``audiocnn``, ``audiogru``                 sound: causal convolutions; gated recurrent units
+``conv_transformer``                       sound: convolutions and attention, a teacher
 =========================================  ========================================================
 
 The benchmark is that of Tian et al. 2020, "Contrastive Representation Distillation",
@@ -24,8 +28,9 @@ ResNets of github.com/akamaster/pytorch_resnet_cifar10 have shortcuts without pa
 ``build("resnet20", shortcut="A")`` loads their weights.
 
 A model takes float images (B, C, H, W), samples (B, D) for ``mlp``, or ``input_ids`` and
-``attention_mask`` (B, T) for text, and returns logits (B, C); those of Hugging Face return them in
-a mapping. The ``config`` of any other builds it again, untrained:
+``attention_mask`` (B, T) for text, or ``waveform`` and ``mask`` (B, S) for sound, and returns
+logits (B, C), or (B, T, C) for frames of sound; those of Hugging Face return them in a mapping.
+The ``config`` of our own builds them again, untrained:
 ``build(config["build"], **config["args"])``.
 """
 
@@ -40,6 +45,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import InputError, unknown
+from limbeck.students.zoo.audio import Hearing, audiocnn, audiogru, conv_transformer
 from limbeck.students.zoo.cnn import CNN, cnn
 from limbeck.students.zoo.huggingface import files as _huggingface_files
 from limbeck.students.zoo.huggingface import huggingface
@@ -47,6 +53,7 @@ from limbeck.students.zoo.huggingface import portable as _huggingface_portable
 from limbeck.students.zoo.mlp import MLP, mlp
 from limbeck.students.zoo.mobilenet import MobileNetV2, mobilenet_v2
 from limbeck.students.zoo.resnet import ResNet, benchmark_resnet, resnet
+from limbeck.students.zoo.seq2seq import Seq2Seq, seq2seq
 from limbeck.students.zoo.shufflenet import (
     ShuffleNetV1,
     ShuffleNetV2,
@@ -56,6 +63,7 @@ from limbeck.students.zoo.shufflenet import (
 from limbeck.students.zoo.text import Bag, BiLSTM, TextCNN, bag, bilstm, textcnn
 from limbeck.students.zoo.transformer import Transformer, transformer
 from limbeck.students.zoo.vgg import VGG, vgg
+from limbeck.students.zoo.vision import timm, torchvision
 from limbeck.students.zoo.vit import ViT, vit
 from limbeck.students.zoo.wide_resnet import WideResNet, wide_resnet
 
@@ -65,8 +73,10 @@ __all__ = [
     "VGG",
     "Bag",
     "BiLSTM",
+    "Hearing",
     "MobileNetV2",
     "ResNet",
+    "Seq2Seq",
     "ShuffleNetV1",
     "ShuffleNetV2",
     "TextCNN",
@@ -74,10 +84,13 @@ __all__ = [
     "ViT",
     "WideResNet",
     "arguments",
+    "audiocnn",
+    "audiogru",
     "bag",
     "bilstm",
     "build",
     "cnn",
+    "conv_transformer",
     "files",
     "huggingface",
     "mlp",
@@ -85,9 +98,12 @@ __all__ = [
     "names",
     "portable",
     "resnet",
+    "seq2seq",
     "shufflenet_v1",
     "shufflenet_v2",
     "textcnn",
+    "timm",
+    "torchvision",
     "transformer",
     "vgg",
     "vit",
@@ -97,9 +113,12 @@ __all__ = [
 _NARROW, _FOUR_TIMES = (16, 16, 32, 64), (32, 64, 128, 256)
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "audiocnn": audiocnn,
+    "audiogru": audiogru,
     "bag": bag,
     "bilstm": bilstm,
     "cnn": cnn,
+    "conv_transformer": conv_transformer,
     "huggingface": huggingface,
     "mlp": mlp,
     "mobilenet_v2": mobilenet_v2,
@@ -113,9 +132,12 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "resnet110": partial(benchmark_resnet, 110, _NARROW),
     "resnet8x4": partial(benchmark_resnet, 8, _FOUR_TIMES),
     "resnet32x4": partial(benchmark_resnet, 32, _FOUR_TIMES),
+    "seq2seq": seq2seq,
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
     "textcnn": textcnn,
+    "timm": timm,
+    "torchvision": torchvision,
     "transformer": transformer,
     "vgg": vgg,
     "vgg8": partial(vgg, (1, 1, 1, 1, 1)),
@@ -151,7 +173,7 @@ def names() -> list[str]:
     """Return the names of all models, sorted.
 
     >>> names()[:3]
-    ['bag', 'bilstm', 'cnn']
+    ['audiocnn', 'audiogru', 'bag']
     """
     return sorted(_FACTORIES)
 

@@ -1,6 +1,6 @@
 """Models of Hugging Face's ``transformers``, from a folder on the disk; nothing is downloaded.
 
-Letters: B samples, C classes.
+Letters: B samples, T tokens, C classes, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,44 +13,74 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, unknown
 from limbeck.imports import needed
 from limbeck.students.zoo._parts import scaled
+from limbeck.students.zoo.sentence import MeanPooled
 
 __all__ = ["files", "huggingface", "portable", "shrunk"]
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
+_CLASSIFIER = "sequence_classification"
+_EMBEDDING = "embedding"
+_HEADS = {
+    _EMBEDDING: "AutoModel",
+    "causal_lm": "AutoModelForCausalLM",
+    "seq2seq_lm": "AutoModelForSeq2SeqLM",
+    _CLASSIFIER: "AutoModelForSequenceClassification",
+}
+_KINDS = {
+    _EMBEDDING: "encoder",
+    "causal_lm": "language model",
+    "seq2seq_lm": "model with encoder and decoder",
+    _CLASSIFIER: "sequence classifier",
+}
 
 
 def huggingface(
     path: str | Path | None = None,
     *,
     config: Mapping[str, Any] | None = None,
+    head: str = _CLASSIFIER,
     positions: int = 0,
-    classes: int,
+    vocab: int = 0,
+    padding: int = 0,
+    end: int | None = None,
+    classes: int = 0,
     **settings: Any,
 ) -> nn.Module:
-    """Return a sequence classifier of Hugging Face, its weights read from a folder.
+    """Return a model of Hugging Face, its weights read from a folder.
 
-    What the folder lacks, a head as a rule, begins at random. To take a classifier that was trained
-    already as it is, name its file as the recipe's ``weights``. Needs the extra ``limbeck[text]``.
+    What the folder lacks, a classifier as a rule, begins at random. To take a classifier that was
+    trained already as it is, name its file as the recipe's ``weights``. Needs the extra
+    ``limbeck[text]``.
 
     Args:
         path: a folder with ``config.json`` and safetensors, as ``save_pretrained`` writes it.
         config: instead of a path, the entries of a ``config.json``; all weights begin at random.
+        head: what the model answers: ``sequence_classification``, logits (B, C);
+            ``causal_lm``, a language model, or ``seq2seq_lm``, one with an encoder and a decoder,
+            logits (B, T, V); ``embedding``, the mean over a text's tokens, of length 1, (B, D).
         positions: how long texts may get; the model must have as many.
-        classes: C, number of logits.
+        vocab: how many tokens the tokenizer has; the model must know as many, and a ``config``
+            without ``vocab_size`` gets it.
+        padding: for a language model made from a ``config``, the token that fills up rows.
+        end: for such a model, the token at which a text ends, if that is known.
+        classes: C, number of logits of a classifier.
         settings: further entries of the configuration, ``output_hidden_states: true`` for example.
 
     Raises:
         InputError: there is no model in the folder, or it has a head for another number of classes,
-            or too few positions.
+            or too few positions or tokens.
 
     >>> tiny = {"model_type": "bert", "vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 2,
     ...         "num_attention_heads": 2, "intermediate_size": 16}
     >>> model = huggingface(config=tiny, classes=3)
     >>> model(input_ids=torch.tensor([[1, 2]])).logits.shape
     torch.Size([1, 3])
+    >>> writer = huggingface(config={**tiny, "model_type": "llama"}, head="causal_lm")
+    >>> writer(input_ids=torch.tensor([[1, 2]])).logits.shape
+    torch.Size([1, 2, 50])
     """
     if (path is None) == (config is None):
         raise InputError(
@@ -58,13 +88,30 @@ def huggingface(
             expected="path, the folder of a model, or config",
             remedy="Name it: teacher.args.path.",
         )
+    if head not in _HEADS:
+        raise unknown("head", head, _HEADS)
+    if head == _CLASSIFIER and classes < 1:
+        raise InputError(
+            f"a classifier of {classes} classes",
+            expected="one or more",
+            remedy="For a language model set head to causal_lm or seq2seq_lm.",
+        )
     transformers = needed("transformers", "text")
-    wanted = _config(path, config, classes) | settings
-    with _told(path), _silent(transformers):
+    wanted = _config(path, config, classes if head == _CLASSIFIER else None)
+    if head not in (_CLASSIFIER, _EMBEDDING):  # only generate() needs what a decoder remembers
+        wanted = {"use_cache": False} | wanted
+    if config is not None and vocab:
+        wanted = {"vocab_size": vocab} | wanted
+    if config is not None and head == "causal_lm" and end is not None:
+        ends = {"pad_token_id": padding, "eos_token_id": end, "bos_token_id": end}
+        wanted = ends | wanted
+    wanted |= settings
+    with _told(path, head), _silent(transformers):
         implementation = wanted.pop("attn_implementation", None)
         found = transformers.AutoConfig.for_model(**wanted)
         _check_positions(found, positions)
-        kind = transformers.AutoModelForSequenceClassification
+        _check_vocab(found, vocab)
+        kind = getattr(transformers, _HEADS[head])
         more = {} if implementation is None else {"attn_implementation": implementation}
         if path is None:
             made: nn.Module = kind.from_config(found, **more)
@@ -77,7 +124,11 @@ def huggingface(
                 dtype=torch.float32,
                 **more,
             )
-    return made
+    for name in getattr(made, "_keys_to_ignore_on_save", None) or ():
+        # Waves of positions, as a Marian has them: parameters, but neither trained nor stored.
+        if name in dict(made.named_parameters()):
+            made.get_parameter(name).requires_grad_(False)
+    return MeanPooled(made) if head == _EMBEDDING else made
 
 
 def portable(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +136,8 @@ def portable(args: Mapping[str, Any]) -> dict[str, Any]:
     if args.get("path") is None:
         return dict(args)
     rest = {name: value for name, value in args.items() if name != "path"}
-    return {"config": _config(args["path"], None, args["classes"]), **rest}
+    classes = args["classes"] if args.get("head", _CLASSIFIER) == _CLASSIFIER else None
+    return {"config": _config(args["path"], None, classes), **rest}
 
 
 def files(args: Mapping[str, Any]) -> list[Path]:
@@ -114,17 +166,22 @@ def shrunk(model: Any, *, depth: float, width: float) -> nn.Module:
         config.num_attention_heads = scaled(heads, width)
         config.hidden_size = config.num_attention_heads * (features // heads)
         config.intermediate_size = scaled(_size(config, "intermediate_size"), width)
+        if isinstance(getattr(config, "num_key_value_heads", None), int):
+            shared = heads // config.num_key_value_heads
+            config.num_key_value_heads = max(1, config.num_attention_heads // shared)
+    kept = _spread(config.num_hidden_layers, layers)
+    if isinstance(getattr(config, "layer_types", None), list):
+        config.layer_types = [config.layer_types[number] for number in kept]
     made: nn.Module = type(model)._from_config(config)
     if width == 1:
-        kept = _spread(config.num_hidden_layers, layers)
         made.load_state_dict(_kept(model, kept, layers))
     return made
 
 
 def _config(
-    path: str | Path | None, config: Mapping[str, Any] | None, classes: int
+    path: str | Path | None, config: Mapping[str, Any] | None, classes: int | None
 ) -> dict[str, Any]:
-    """Return the entries of a configuration, for so many classes."""
+    """Return the entries of a configuration, for so many classes; ``None`` if it has none."""
     if config is not None:
         found = dict(config)
     else:
@@ -141,7 +198,7 @@ def _config(
             )
         found = {"model_type": loaded.model_type, **loaded.to_diff_dict()}
         headed = any(str(name).endswith("ForSequenceClassification") for name in _heads(loaded))
-        if headed and loaded.num_labels != classes:
+        if classes is not None and headed and loaded.num_labels != classes:
             raise InputError(
                 f"the model in {folder} tells {loaded.num_labels} classes apart",
                 expected=f"{classes}, which the data has",
@@ -150,7 +207,8 @@ def _config(
     if "model_type" not in found:
         raise InputError(f"a config with {', '.join(found)}", expected="model_type: bert, say")
     dropped = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-    return {k: v for k, v in found.items() if k not in dropped} | _labels(found, classes)
+    kept = {k: v for k, v in found.items() if k not in dropped}
+    return kept if classes is None else kept | _labels(found, classes)
 
 
 def _labels(found: Mapping[str, Any], classes: int) -> dict[str, Any]:
@@ -175,6 +233,17 @@ def _check_positions(config: Any, positions: int) -> None:
             expected=f"at most {most} tokens",
             consequence="A longer text would end training.",
             remedy=f"Cut texts: --set data.args.length={most}.",
+        )
+
+
+def _check_vocab(config: Any, vocab: int) -> None:
+    known = getattr(config, "vocab_size", None)
+    if isinstance(known, int) and known < vocab:
+        raise InputError(
+            f"a tokenizer of {vocab} tokens for a model that knows {known}",
+            expected=f"at most {known}",
+            consequence="An unknown token would end training.",
+            remedy="Take the tokenizer of the model's folder, or train a smaller one.",
         )
 
 
@@ -218,7 +287,7 @@ def _kept(model: nn.Module, kept: list[int], layers: int) -> dict[str, torch.Ten
 
 
 @contextlib.contextmanager
-def _told(path: str | Path | None) -> Iterator[None]:
+def _told(path: str | Path | None, head: str = _CLASSIFIER) -> Iterator[None]:
     """Say what is wrong with a folder or a configuration in our words."""
     try:
         yield
@@ -227,7 +296,7 @@ def _told(path: str | Path | None) -> Iterator[None]:
     except Exception as error:  # what is wrong with a folder can raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"no sequence classifier could be made from {path or 'this config'}: {reason}",
+            f"no {_KINDS[head]} could be made from {path or 'this config'}: {reason}",
             expected="config.json and safetensors, as save_pretrained() writes them",
         ) from error
 

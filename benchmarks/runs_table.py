@@ -1,0 +1,86 @@
+"""Finished runs as the rows of one table in Markdown: what each student gained and saved.
+
+    python benchmarks/runs_table.py runs/text runs/speech runs/translation
+
+The gain is over the control with the same seed: the same first weights, the same samples in the
+same order. It is in bold where its mean is larger than its standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HEADS = (
+    "recipe", "metric", "teacher", "student", "control", "gain", "parameters", "throughput",
+    "minutes",
+)  # fmt: skip
+SHARES = ("accuracy", "macro_f1", "precision_at_1", "word_error_rate", "mAP")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    rows = [row(folder) for folder in parser.parse_args().runs]
+    for cells in (HEADS, ["---"] * len(HEADS), *rows):
+        print(f"| {' | '.join(cells)} |")
+
+
+def row(folder: Path) -> list[str]:
+    """Return a run's cells."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    models, metric = report["models"], report["selection"]["metric"]
+    found = {role: model["quality"][metric] for role, model in models.items()}
+    seconds = sum(stage["seconds"] or 0 for stage in report["stages"])
+    return [
+        f"`{recipe['name']}`, {_count(len(report['seeds']), 'seed')}",
+        metric,
+        *(_told(found.get(role), metric) for role in ("teacher", "student", "control")),
+        _gain(found, report["selection"]["higher_is_better"], metric),
+        _ratio(models, "parameters", "÷"),
+        _ratio(models, "throughput_per_s", "×"),
+        f"{seconds / 60:.0f}",
+    ]
+
+
+def _told(found: dict[str, Any] | None, metric: str) -> str:
+    if found is None:
+        return ""
+    percent = metric in SHARES or metric.endswith("accuracy")
+    scale, digits, unit = (100, 2, " %") if percent else (1, 3, "")
+    around = "" if found["std"] is None else f" ± {found['std'] * scale:.{digits}f}"
+    return f"{found['mean'] * scale:.{digits}f}{around}{unit}"
+
+
+def _gain(found: dict[str, dict[str, Any]], higher: bool, metric: str) -> str:
+    """Return the mean gain over the control and its standard deviation, seed by seed."""
+    if "control" not in found:
+        return ""
+    sign = 1 if higher else -1
+    pairs = zip(found["student"]["values"], found["control"]["values"], strict=True)
+    gains = [sign * (student - control) for student, control in pairs]
+    mean = sum(gains) / len(gains)
+    spread = (sum((gain - mean) ** 2 for gain in gains) / max(1, len(gains) - 1)) ** 0.5
+    told = _told({"mean": mean, "std": spread if len(gains) > 1 else None}, metric)
+    return f"**{told}**" if mean > spread > 0 else told
+
+
+def _ratio(models: dict[str, Any], fact: str, sign: str) -> str:
+    teacher, student = (models[role]["cost"][fact] for role in ("teacher", "student"))
+    if not teacher or not student:
+        return ""
+    return f"{sign} {teacher / student if sign == '÷' else student / teacher:,.1f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    main()

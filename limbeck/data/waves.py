@@ -1,0 +1,152 @@
+"""Recordings: from files of sound to numbers of 16 bits, and back to what a person can hear.
+
+Letters: N recordings, S values of a recording, B recordings in a batch.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.data.jagged import Jagged
+from limbeck.data.shown import Shown, heard
+from limbeck.errors import InputError
+from limbeck.imports import needed
+
+__all__ = ["Recordings", "Waves", "decoded", "jagged", "resampled"]
+
+_NAMES = ("waveform", "mask")
+_LARGEST = 32768  # of 16 bits, what stands for 1.0
+
+
+def decoded(source: Path | bytes, name: str = "") -> tuple[np.ndarray, int]:
+    """Return a recording as one channel of 16-bit numbers, (S,), and its rate in Hz.
+
+    Several channels become their mean. Needs the extra ``limbeck[speech]``.
+
+    Args:
+        source: a file that libsndfile reads (WAV, FLAC, OGG, MP3), or its bytes.
+        name: of the recording, for messages.
+
+    Raises:
+        InputError: it cannot be read, or holds nothing.
+    """
+    soundfile = needed("soundfile", "speech")
+    name = name or (str(source) if isinstance(source, Path) else "a recording")
+    try:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        values, rate = soundfile.read(opened, dtype="float32", always_2d=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(f"{name} could not be read as sound: {error}") from error
+    if not len(values):
+        raise InputError(f"{name} holds no sound", remedy="Take it out.")
+    return _whole(values.mean(axis=1)), int(rate)
+
+
+def resampled(values: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Return a recording (S,) at another rate; what that cannot hold is filtered out.
+
+    >>> len(resampled(np.zeros(16000, np.int16), 16000, 8000))
+    8000
+    """
+    if rate == wanted:
+        return values
+    found: np.ndarray = needed("soxr", "speech").resample(values, rate, wanted)
+    return found
+
+
+def jagged(recordings: Sequence[np.ndarray], rate: int) -> Jagged:
+    """Return recordings as a field of :class:`limbeck.data.Arrays`.
+
+    In a batch it is ``waveform``, (B, S) int16, and ``mask``, (B, S) int64.
+
+    Args:
+        recordings: 16-bit numbers, (S,) each.
+        rate: of all of them, in Hz.
+    """
+    lengths = np.fromiter(map(len, recordings), np.int64, len(recordings))
+    values = torch.from_numpy(np.concatenate([np.zeros(0, np.int16), *recordings]))
+    offsets = torch.from_numpy(np.concatenate([np.zeros(1, np.int64), lengths.cumsum()]))
+    return Jagged(values, offsets, 0, _NAMES, f"{rate} Hz", torch.int16)
+
+
+@final
+@dataclass(frozen=True)
+class Waves:
+    """The reader of models that hear: from recordings to ``waveform`` and ``mask``.
+
+    Attributes:
+        rate: at which they hear, in Hz.
+
+    >>> heard = Waves(8000)([np.zeros(3), np.zeros(2)])
+    >>> heard["waveform"].shape, heard["mask"].tolist()
+    (torch.Size([2, 3]), [[1, 1, 1], [1, 1, 0]])
+    """
+
+    rate: int
+
+    def __call__(self, raw: Sequence[Any]) -> dict[str, Tensor]:
+        """Return (B, S) int16 and (B, S) int64.
+
+        Args:
+            raw: a list of recordings: files (paths, or their bytes), which are brought to the
+                rate; or arrays of numbers at that rate, 16-bit or floating from −1 to 1.
+        """
+        if isinstance(raw, str | bytes | Path):
+            raise InputError(f"{type(raw).__name__}", expected="a list of recordings")
+        return jagged([self._values(each) for each in raw], self.rate).dense()
+
+    def _values(self, found: Any) -> np.ndarray:
+        if isinstance(found, str | Path | bytes):
+            values, rate = decoded(Path(found) if isinstance(found, str) else found)
+            return resampled(values, rate, self.rate)
+        values = np.asarray(found)
+        if values.ndim != 1 or not len(values) or values.dtype.kind not in "if":
+            raise InputError(
+                f"a recording of shape {values.shape} and type {values.dtype}",
+                expected="one channel of 16-bit numbers, or of floating ones from −1 to 1",
+            )
+        return values.astype(np.int16) if values.dtype.kind == "i" else _whole(values)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Return what :meth:`read` needs to know; no file is needed."""
+        return {"kind": "speech", "rate": self.rate}
+
+    @classmethod
+    def read(cls, folder: Path, facts: Mapping[str, Any]) -> Waves:
+        """Return the reader that :meth:`save` told of."""
+        return cls(int(facts["rate"]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Recordings:
+    """N recordings; called with a sample's id, it shows that sample.
+
+    Attributes:
+        waves: the field, whose rows are numbered as samples are.
+        rate: in Hz.
+    """
+
+    waves: Jagged
+    rate: int
+
+    def __call__(self, number: int) -> Shown:
+        """Return how the sample of that id is shown to a person."""
+        if not 0 <= number < len(self.waves):
+            raise InputError(f"recording {number} of {len(self.waves)}", expected="a sample's id")
+        start, end = self.waves.offsets[number : number + 2].tolist()
+        return heard(self.waves.values[start:end].numpy(), self.rate)
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Return floating numbers from −1 to 1 as 16-bit ones."""
+    scaled = np.rint(values * float(_LARGEST))
+    return np.clip(scaled, -_LARGEST, _LARGEST - 1).astype(np.int16)

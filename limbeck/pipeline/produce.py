@@ -1,0 +1,119 @@
+"""The stage in which the teacher produces what the students learn: texts for training samples.
+
+Letters: N training samples, B in a batch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from limbeck.data import Samples
+from limbeck.data.loader import as_float
+from limbeck.data.samples import Arrays, Batch
+from limbeck.distill import autocast, plan
+from limbeck.distill.feed import put
+from limbeck.errors import InputError
+from limbeck.files import read_json, write_json
+from limbeck.pipeline import build
+from limbeck.pipeline.folder import Finished
+from limbeck.progress import Listener
+from limbeck.tasks import Producing, Restating
+from limbeck.teachers import Knowing, Teacher
+
+if TYPE_CHECKING:
+    from limbeck.pipeline.run import Run
+
+__all__ = ["check", "lessons", "produced"]
+
+_PART = 1024  # samples in a file; the stage goes on with the first file that is not there
+
+
+def check(run: Run, teacher: Knowing, few: Batch) -> None:
+    """Let the teacher produce texts for a few samples, if the recipe will ask it for all.
+
+    Raises:
+        InputError: nobody can produce texts, or learn them.
+    """
+    if not run.recipe.knowledge.produce:
+        return
+    if not isinstance(run.task, Producing) or not isinstance(run.task, Restating):
+        raise InputError(
+            f"knowledge.produce with the task {run.recipe.task.get('name')}",
+            expected="a task whose models produce texts that others can learn, as translation",
+            remedy="Leave knowledge.produce out.",
+        )
+    if not isinstance(teacher, Teacher):
+        raise InputError(
+            f"knowledge.produce with {type(teacher).__name__}",
+            expected="a teacher that is a PyTorch module and writes",
+        )
+    _texts(run, teacher, run.task.named(few))
+
+
+def produced(run: Run, teacher: Finished) -> Finished | None:
+    """Let the teacher produce a text for each training sample, if the recipe asks for them.
+
+    It is done once for all seeds, and goes on where it was interrupted.
+    """
+    if not run.recipe.knowledge.produce:
+        return None
+    made_from = {
+        "teacher": teacher.fingerprint,
+        "data": run.data.train.fingerprint(),
+        "task": build.task_origin(run.recipe),
+        "precision": run.recipe.train.precision,
+        "batch_size": run.recipe.knowledge.batch_size,
+    }
+
+    def work(path: Path, listener: Listener) -> str:
+        known, train = run.load_teacher(teacher), run.data.train
+        assert isinstance(known, Teacher)
+        parts = _order(train).split(_PART)
+        for number, rows in enumerate(parts):
+            file = path / f"texts-{number:05}.json"
+            if number % run.here.world != run.here.rank or file.is_file():
+                continue
+            found: dict[str, list[Any]] = {"rows": rows.tolist(), "texts": []}
+            batches = train.batches(list(rows.split(run.recipe.knowledge.batch_size)), 0, 0)
+            for batch in batches:
+                found["texts"] += _texts(run, known, run.task.named(as_float(batch)))
+            write_json(file, found)
+            listener.step(min(len(train), (number + 1) * _PART), len(train))
+        run.folder.barrier()
+        return f"{len(train):,} texts"
+
+    return run.stage("texts", made_from, work)
+
+
+def lessons(run: Run, made: Finished | None) -> Samples:
+    """Return what students learn from: the training samples, or what the teacher made of them."""
+    if made is None:
+        return run.data.train
+    texts = [""] * len(run.data.train)
+    for file in sorted(made.path.glob("texts-*.json")):
+        found = read_json(file)
+        for row, text in zip(found["rows"], found["texts"], strict=True):
+            texts[row] = text
+    task: Any = run.task
+    assert isinstance(task, Restating)
+    return task.restated(run.data.train, texts)
+
+
+def _order(samples: Samples) -> torch.Tensor:
+    """Return the rows in the order of their lengths, so that little is padded."""
+    lengths = samples.lengths if isinstance(samples, Arrays) else None
+    return torch.arange(len(samples)) if lengths is None else lengths.argsort(stable=True)
+
+
+def _texts(run: Run, teacher: Teacher, batch: Batch) -> list[str]:
+    """Return what the teacher produces for a batch, in the precision of the student's training."""
+    task: Any = run.task
+    assert isinstance(task, Producing)
+    device = run.here.device
+    here = put(batch, device)
+    chosen = plan(teacher.module, device, run.recipe.train.precision)
+    with torch.inference_mode(), autocast(chosen, device):
+        return task.produced(teacher.module, {**here, "inputs": teacher.prepared(here)})
