@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from limbeck.data.jagged import Jagged
+from limbeck.data.jagged import IGNORED, Jagged
 from limbeck.data.language_tokenizer import LanguageTokenizer
 from limbeck.data.samples import Arrays
 from limbeck.data.shown import Shown
 from limbeck.errors import InputError
 
 __all__ = ["answers", "blocks", "counted", "packed", "rows_of"]
-
-_IGNORED = -100
 
 
 def blocks(tokens: LanguageTokenizer, texts: Sequence[str], asked: int) -> Arrays:
@@ -85,8 +83,8 @@ def rows_of(
     inputs, targets, kept = [], [], []
     for number, (row, own) in zip(ids, found, strict=True):
         pairs = zip(row[1 : tokens.length + 1], own[1 : tokens.length + 1], strict=True)
-        wanted = [token if counts else _IGNORED for token, counts in pairs]
-        if any(token != _IGNORED for token in wanted):
+        wanted = [token if counts else IGNORED for token, counts in pairs]
+        if any(token != IGNORED for token in wanted):
             inputs.append(row[: len(wanted)])
             targets.append(wanted)
             kept.append(number)
@@ -100,7 +98,7 @@ def rows_of(
     made = Arrays.of(
         torch.tensor(kept),
         inputs=Jagged.of(inputs, padding=tokens.padding, origin=origin),
-        targets=Jagged.of(targets, padding=_IGNORED, names=(), origin=origin),
+        targets=Jagged.of(targets, padding=IGNORED, names=(), origin=origin),
     )
     return replace(made, show=_Prompts(tokens, made.fields["inputs"], made.fields["targets"], kept))
 
@@ -122,7 +120,7 @@ def packed(samples: Arrays, tokens: LanguageTokenizer) -> Arrays:
         bins[-1].append(row)
         room -= size
     ids = torch.full((len(bins), length), tokens.padding)
-    wanted = torch.full((len(bins), length), _IGNORED)
+    wanted = torch.full((len(bins), length), IGNORED)
     places = torch.zeros(len(bins), length, dtype=torch.int64)
     for number, rows in enumerate(bins):
         begin = 0
@@ -160,7 +158,7 @@ def counted(rows: Sequence[tuple[Tensor, Tensor]], padding: int) -> dict[str, An
     there = places < sizes
     return {
         "inputs": {"input_ids": ids, "attention_mask": there.long()},
-        "targets": torch.full_like(ids, _IGNORED),
+        "targets": torch.full_like(ids, IGNORED),
         "counted": there & (places >= begins),
     }
 
@@ -187,7 +185,7 @@ class _Prompts:
 
     def __call__(self, number: int) -> Shown:
         row = self.ids.index(number)
-        first = int((_row(self.targets, row) != _IGNORED).nonzero()[0])
+        first = int((_row(self.targets, row) != IGNORED).nonzero()[0])
         return {"kind": "text", "text": self.tokens.decode(_row(self.inputs, row)[: first + 1])}
 
 

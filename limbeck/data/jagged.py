@@ -15,7 +15,10 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 
-__all__ = ["Jagged", "Texts"]
+__all__ = ["IGNORED", "Jagged", "Texts"]
+
+IGNORED = -100
+"""The target of a place that counts for nothing, as in PyTorch and in ``transformers``."""
 
 
 @dataclass(frozen=True, eq=False)

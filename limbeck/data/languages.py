@@ -13,14 +13,13 @@ from typing import Any, final
 
 from torch import Tensor
 
-from limbeck.data.jagged import Jagged
+from limbeck.data.jagged import IGNORED, Jagged
 from limbeck.data.tokens import Tokenizer
 from limbeck.errors import InputError
 
 __all__ = ["Languages"]
 
 _TARGET_FILE = "target_tokenizer.json"
-_IGNORED = -100
 
 
 @final
@@ -111,7 +110,7 @@ class Languages:
             names=("decoder_input_ids", "decoder_attention_mask"),
             origin=origin,
         )
-        return given, Jagged.of(rows, padding=_IGNORED, names=(), origin=origin)
+        return given, Jagged.of(rows, padding=IGNORED, names=(), origin=origin)
 
     def written(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the sentences that a model wrote: tokens up to the first end."""

@@ -13,29 +13,8 @@ from torchmetrics import Metric
 __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Reliability"]
 
 
-class BinaryCrossEntropy(Metric):
-    """Mean over samples of the summed binary cross-entropies of logits (B, C), in nats."""
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Count one batch; labels are (B, C) of zeros and ones."""
-        self.total += F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
-        self.count += len(labels)
-
-    def compute(self) -> Tensor:
-        """Return the mean so far."""
-        return self.total / self.count
-
-
-class CrossEntropy(Metric):
-    """Mean cross-entropy of logits (B, C) with labels (B,), in nats."""
+class _Mean(Metric):
+    """The mean over samples of a loss."""
 
     total: Tensor
     count: Tensor
@@ -47,12 +26,33 @@ class CrossEntropy(Metric):
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count one batch."""
-        self.total += F.cross_entropy(logits, labels, reduction="sum")
+        self.total += self.summed(logits, labels)
         self.count += len(labels)
 
     def compute(self) -> Tensor:
         """Return the mean so far."""
         return self.total / self.count
+
+    def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the sum of the samples' losses."""
+        raise NotImplementedError
+
+
+class BinaryCrossEntropy(_Mean):
+    """Mean over samples of the summed binary cross-entropies of logits (B, C), in nats.
+
+    Labels are (B, C) of zeros and ones.
+    """
+
+    def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+
+
+class CrossEntropy(_Mean):
+    """Mean cross-entropy of logits (B, C) with labels (B,), in nats."""
+
+    def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
 
 
 class Reliability(Metric):

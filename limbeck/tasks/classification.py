@@ -5,20 +5,19 @@ Letters: B samples, C classes, K bins.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from limbeck.data.samples import Batch, as_batch
+from limbeck.data.samples import Batch
 from limbeck.data.splits import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.spec import exactly
+from limbeck.tasks.fields import Whole, check_finite, label_of, mask_in, measured, sample
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Classification"]
@@ -27,7 +26,7 @@ _TOLD = 2  # how many classes of an answer are put into words
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Whole):
     """One label out of ``classes`` for each sample, whatever the samples are.
 
     A batch is (inputs, targets), or a mapping in which the two have the given names. Metrics:
@@ -67,28 +66,9 @@ class Classification:
                 expected="at least 2 classes, and a name for each or none",
             )
 
-    def named(self, batch: Any) -> Batch:
-        if isinstance(batch, Mapping) and {"inputs", "targets"} <= batch.keys():
-            return dict(batch)
-        return as_batch(batch, self.input_names, self.target_name)
-
-    def inputs(self, batch: Batch) -> Any:
-        return batch["inputs"]
-
-    def targets(self, batch: Batch) -> Tensor:
-        labels: Tensor = batch["targets"]
-        return labels
-
-    def mask(self, batch: Batch) -> None:
-        return None
-
     def tokens(self, batch: Batch) -> Tensor | None:
-        inputs = self.inputs(batch)
-        found = inputs.get(self.mask_name) if isinstance(inputs, Mapping) else None
+        found = mask_in(self.inputs(batch), self.mask_name)
         return None if found is None else found.bool()
-
-    def count(self, batch: Batch) -> int:
-        return len(self.targets(batch))
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.label_losses(logits, batch).mean()
@@ -114,19 +94,11 @@ class Classification:
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise InputError(
-                f"{_sample(batch, row)} has label {int(labels[row])}",
+                f"{sample(batch, row)} has label {int(labels[row])}",
                 expected=f"0 to {self.classes - 1}: {self.classes} classes; or −1, no label",
                 consequence="Training would fail or read foreign memory.",
             )
-        for values in (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):
-            finite = torch.isfinite(values).unsqueeze(1).flatten(1).all(dim=1)
-            if not finite.all():
-                row = int((~finite).nonzero()[0])
-                raise InputError(
-                    f"{_sample(batch, row)} holds NaN or infinite values",
-                    expected="finite inputs",
-                    consequence="The loss would become NaN and the weights with it.",
-                )
+        check_finite(inputs, batch)
 
     def check_logits(self, logits: Tensor, whose: str) -> None:
         if logits.ndim != 2 or logits.shape[1] != self.classes:
@@ -146,7 +118,7 @@ class Classification:
 
     def told(self, logits: Tensor, batch: Batch, row: int) -> dict[str, Any]:
         shares, classes = logits[row].float().softmax(0).topk(min(_TOLD, self.classes))
-        names = [self._label(number) for number in classes.tolist()]
+        names = [label_of(self.labels, number) for number in classes.tolist()]
         return {
             "answer": names[0],
             "right": int(classes[0]) == int(self.targets(batch)[row]),
@@ -154,10 +126,7 @@ class Classification:
         }
 
     def wanted(self, batch: Batch, row: int) -> str:
-        return self._label(int(self.targets(batch)[row]))
-
-    def _label(self, number: int) -> str:
-        return str(self.labels[number]) if self.labels else str(number)
+        return label_of(self.labels, int(self.targets(batch)[row]))
 
 
 class _Meter:
@@ -173,9 +142,7 @@ class _Meter:
         self._metrics.update(logits.float(), self.task.targets(batch))
 
     def compute(self) -> Quality:
-        # A process without samples must take part too: the others wait for its share.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
+        with measured():
             found = {name: value.tolist() for name, value in self._metrics.compute().items()}
         confusion, bins = found.pop("confusion"), found.pop("reliability")
         count = sum(row[0] for row in bins)
@@ -207,7 +174,3 @@ def _metrics(classes: int) -> Any:
     if classes > 5:
         chosen["top5_accuracy"] = MulticlassAccuracy(average="micro", top_k=5, **plain)
     return MetricCollection(chosen, compute_groups=False)
-
-
-def _sample(batch: Batch, row: int) -> str:
-    return f"sample {int(batch['id'][row])}" if "id" in batch else f"sample {row} of the batch"

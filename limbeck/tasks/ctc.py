@@ -5,24 +5,23 @@ Letters: B samples, S values of a waveform, T frames, L symbols, C classes (the 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from limbeck.data.samples import Batch, as_batch
+from limbeck.data.jagged import IGNORED
+from limbeck.data.samples import Batch
 from limbeck.errors import InputError
 from limbeck.losses.spec import exactly
+from limbeck.tasks.fields import Fields, check_finite, mask_in, measured, sample
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["CTC", "decode"]
 
-_PADDING = -100
 _SHOWN = 0xE000  # the first of Unicode's private characters, one for each symbol
 
 
@@ -46,7 +45,7 @@ def decode(logits: Tensor, mask: Tensor, blank: int = 0) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class CTC:
+class CTC(Fields):
     """Symbols in their order, without saying when: connectionist temporal classification.
 
     A model answers each frame, (B, T, C), with a symbol or with **class 0, blank**. A batch is
@@ -99,22 +98,9 @@ class CTC:
         if self.frame < 1:
             raise InputError(f"frames of {self.frame} values", expected="at least 1")
 
-    def named(self, batch: Any) -> Batch:
-        if isinstance(batch, Mapping) and {"inputs", "targets"} <= batch.keys():
-            return dict(batch)
-        return as_batch(batch, self.input_names, self.target_name)
-
-    def inputs(self, batch: Batch) -> Any:
-        return batch["inputs"]
-
-    def targets(self, batch: Batch) -> Tensor:
-        targets: Tensor = batch["targets"]
-        return targets
-
     def mask(self, batch: Batch) -> Tensor:
         """Return which frames hold a part of the sample, (B, T)."""
-        inputs = self.inputs(batch)
-        found = inputs.get(self.mask_name) if isinstance(inputs, Mapping) else None
+        found = mask_in(self.inputs(batch), self.mask_name)
         if found is None:
             raise InputError(
                 f"inputs without {self.mask_name!r}",
@@ -136,36 +122,28 @@ class CTC:
             told = getattr(targets, "dtype", type(targets).__name__)
             raise InputError(
                 f"targets of type {told} and shape {tuple(getattr(targets, 'shape', ()))}",
-                expected=f"(B, L) int64: the symbols of each sample, then {_PADDING}",
+                expected=f"(B, L) int64: the symbols of each sample, then {IGNORED}",
                 remedy="Data whose samples have one label each are for the task classification; "
                 "the source speech makes sequences of them: data.args.joined.",
             )
-        wrong = (targets != _PADDING) & ((targets < 1) | (targets >= self.classes))
+        wrong = (targets != IGNORED) & ((targets < 1) | (targets >= self.classes))
         if wrong.any():
             row, place = wrong.nonzero()[0].tolist()
             raise InputError(
-                f"{_sample(batch, row)} has the symbol {int(targets[row, place])}",
+                f"{sample(batch, row)} has the symbol {int(targets[row, place])}",
                 expected=f"1 to {self.classes - 1}: class 0 is blank",
             )
         needed, frames = _needed(targets), self.mask(batch).sum(1)
         if (needed > frames).any():
             row = int((needed > frames).nonzero()[0])
             raise InputError(
-                f"{_sample(batch, row)} has {int(frames[row])} frames for symbols that need "
+                f"{sample(batch, row)} has {int(frames[row])} frames for symbols that need "
                 f"{int(needed[row])}",
                 expected="a frame for each symbol, and one between two that are the same",
                 consequence="No path would read as the target, and the loss would be infinite.",
                 remedy="Smaller frames: a smaller stride of the models, and task.frame with it.",
             )
-        for values in (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)):
-            finite = torch.isfinite(values).flatten(1).all(dim=1)
-            if not finite.all():
-                row = int((~finite).nonzero()[0])
-                raise InputError(
-                    f"{_sample(batch, row)} holds NaN or infinite values",
-                    expected="finite inputs",
-                    consequence="The loss would become NaN and the weights with it.",
-                )
+        check_finite(inputs, batch)
 
     def check_logits(self, logits: Tensor, whose: str) -> None:
         if logits.ndim != 3 or logits.shape[2] != self.classes:
@@ -224,7 +202,7 @@ class CTC:
     def _losses(self, logits: Tensor, batch: Batch, frames: Tensor) -> Tensor:
         """Return −log of the probability of each target, (B,)."""
         targets = self.targets(batch)
-        counts = (targets != _PADDING).sum(1)
+        counts = (targets != IGNORED).sum(1)
         with exactly(logits.device.type):
             log_p = F.log_softmax(logits.float(), 2).transpose(0, 1)
             return F.ctc_loss(log_p, targets.clamp(min=0), frames.sum(1), counts, reduction="none")
@@ -234,7 +212,7 @@ class CTC:
 
     def _wanted(self, batch: Batch) -> list[list[int]]:
         rows = self.targets(batch).tolist()
-        return [[symbol for symbol in row if symbol != _PADDING] for row in rows]
+        return [[symbol for symbol in row if symbol != IGNORED] for row in rows]
 
     def _written(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return symbols as strings of one character each, for metrics that compare such."""
@@ -265,9 +243,7 @@ class _Meter:
         self._loss.update(losses / frames.sum(1), weight=frames.sum(1))
 
     def compute(self) -> Quality:
-        # A process without samples must take part too: the others wait for its share.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
+        with measured():
             found = {
                 "word_error_rate": float(self._words.compute()),
                 "symbol_error_rate": float(self._symbols.compute()),
@@ -281,9 +257,5 @@ class _Meter:
 
 def _needed(targets: Tensor) -> Tensor:
     """Return how many frames the symbols of each sample need, (B,)."""
-    same = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != _PADDING)
-    return (targets != _PADDING).sum(1) + same.sum(1)
-
-
-def _sample(batch: Batch, row: int) -> str:
-    return f"sample {int(batch['id'][row])}" if "id" in batch else f"sample {row} of the batch"
+    same = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != IGNORED)
+    return (targets != IGNORED).sum(1) + same.sum(1)

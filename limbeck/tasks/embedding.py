@@ -5,24 +5,24 @@ Letters: B samples, N samples in a set, D features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.data.samples import Batch, as_batch
+from limbeck.data.samples import Batch
 from limbeck.errors import InputError
+from limbeck.losses.geometry import unit
 from limbeck.losses.spec import exactly
+from limbeck.tasks.fields import Whole, mask_in
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Embedding"]
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(Whole):
     """A vector (B, D) for each sample; samples with the same label are to be each other's nearest.
 
     Only angles count: vectors are compared by their cosine. Labels (B,) int64 may be intents,
@@ -60,28 +60,9 @@ class Embedding:
     selection: str = "precision_at_1"
     higher_is_better: bool = True
 
-    def named(self, batch: Any) -> Batch:
-        if isinstance(batch, Mapping) and {"inputs", "targets"} <= batch.keys():
-            return dict(batch)
-        return as_batch(batch, self.input_names, self.target_name)
-
-    def inputs(self, batch: Batch) -> Any:
-        return batch["inputs"]
-
-    def targets(self, batch: Batch) -> Tensor:
-        labels: Tensor = batch["targets"]
-        return labels
-
-    def mask(self, batch: Batch) -> None:
-        return None
-
     def tokens(self, batch: Batch) -> Tensor | None:
-        inputs = self.inputs(batch)
-        found = inputs.get(self.mask_name) if isinstance(inputs, Mapping) else None
+        found = mask_in(self.inputs(batch), self.mask_name)
         return None if found is None else found.bool()
-
-    def count(self, batch: Batch) -> int:
-        return len(self.targets(batch))
 
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         with exactly(logits.device.type):
@@ -140,8 +121,8 @@ class _Meter:
 
 
 def _cosines(embeddings: Tensor) -> Tensor:
-    unit = F.normalize(embeddings.float(), dim=1)
-    return unit @ unit.T
+    directions = unit(embeddings.float())
+    return directions @ directions.T
 
 
 def _same(labels: Tensor, others: Tensor) -> Tensor:

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.data.jagged import IGNORED
 from limbeck.data.samples import seeded
 from limbeck.errors import InputError
 from limbeck.imports import needed
 
-__all__ = ["IGNORED", "prompts", "write"]
-
-IGNORED = -100
-"""The target of a place that counts for nothing, as in PyTorch and in ``transformers``."""
+__all__ = ["prompts", "write"]
 
 
 def prompts(inputs: Any, targets: Tensor, asked: int) -> list[Tensor]:

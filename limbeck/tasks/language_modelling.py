@@ -9,17 +9,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import cached_property
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.data import blocks
+from limbeck.data.jagged import IGNORED
 from limbeck.data.language_tokenizer import LanguageTokenizer
 from limbeck.data.samples import Batch, Samples
 from limbeck.errors import InputError, unknown
-from limbeck.tasks.generating import IGNORED, prompts, write
-from limbeck.tasks.task import Meter, Quality
+from limbeck.tasks.around import Around
+from limbeck.tasks.generating import prompts, write
+from limbeck.tasks.task import Quality
 from limbeck.tasks.token_prediction import TokenPrediction
 
 __all__ = ["LanguageModelling", "final_number"]
@@ -29,7 +32,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 @final
 @dataclass(frozen=True)
-class LanguageModelling:
+class LanguageModelling(Around):
     """The next token of a text, and what a model writes by itself after a prompt.
 
     Everything about logits is as :class:`limbeck.tasks.TokenPrediction` says. At the end models
@@ -68,44 +71,13 @@ class LanguageModelling:
         if self.temperature < 0:
             raise InputError(f"a temperature of {self.temperature}", expected="0 or more")
 
-    @property
-    def selection(self) -> str:
-        return self._tokens.selection
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self._tokens.higher_is_better
+    def inner(self) -> TokenPrediction:
+        """Return the same task without what models write."""
+        return self._tokens
 
     @property
     def headline(self) -> str:
         return self.selection if self._judge.metric == "word_overlap" else self._judge.metric
-
-    def named(self, batch: Any) -> Batch:
-        return self._tokens.named(batch)
-
-    def inputs(self, batch: Batch) -> Any:
-        return self._tokens.inputs(batch)
-
-    def targets(self, batch: Batch) -> Tensor:
-        return self._tokens.targets(batch)
-
-    def mask(self, batch: Batch) -> Tensor:
-        return self._tokens.mask(batch)
-
-    def count(self, batch: Batch) -> Tensor:
-        return self._tokens.count(batch)
-
-    def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self._tokens.label_loss(logits, batch)
-
-    def check(self, batch: Batch) -> None:
-        self._tokens.check(batch)
-
-    def check_logits(self, logits: Tensor, whose: str) -> None:
-        self._tokens.check_logits(logits, whose)
-
-    def meter(self) -> Meter:
-        return self._tokens.meter()
 
     def produced(self, model: nn.Module, batch: Batch) -> list[str]:
         written = write(
@@ -159,7 +131,7 @@ class LanguageModelling:
             found.append(([*asked, *own], [False] * len(asked) + [True] * len(own)))
         return blocks.rows_of(self.tokenizer, found, samples.ids.tolist())
 
-    @property
+    @cached_property
     def _tokens(self) -> TokenPrediction:
         return TokenPrediction(self.vocab or self.tokenizer.vocab)
 

@@ -6,7 +6,7 @@ Letters: B samples, C labels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.data.samples import Batch, as_batch
+from limbeck.data.samples import Batch
 from limbeck.errors import InputError
 from limbeck.losses.divergences import binary_kl
 from limbeck.losses.spec import exactly
+from limbeck.tasks.fields import Whole, label_of, measured
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Multilabel"]
@@ -26,7 +27,7 @@ _TOLD = 4  # how many labels of an answer are put into words
 
 
 @dataclass(frozen=True)
-class Multilabel:
+class Multilabel(Whole):
     """Any number of ``classes`` labels for each sample: targets (B, C) of zeros and ones.
 
     A logit above 0 says that its label is true. The label loss is the binary cross-entropy, in
@@ -69,24 +70,6 @@ class Multilabel:
                 expected="at least one label, and a name for each or none",
             )
 
-    def named(self, batch: Any) -> Batch:
-        if isinstance(batch, Mapping) and {"inputs", "targets"} <= batch.keys():
-            return dict(batch)
-        return as_batch(batch, self.input_names, self.target_name)
-
-    def inputs(self, batch: Batch) -> Any:
-        return batch["inputs"]
-
-    def targets(self, batch: Batch) -> Tensor:
-        labels: Tensor = batch["targets"]
-        return labels
-
-    def mask(self, batch: Batch) -> None:
-        return None
-
-    def count(self, batch: Batch) -> int:
-        return len(self.targets(batch))
-
     def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.label_losses(logits, batch).mean()
 
@@ -109,7 +92,8 @@ class Multilabel:
             row, column = strange[0].tolist()
             number = int(batch["id"][row]) if "id" in batch else row
             raise InputError(
-                f"sample {number} has {float(labels[row, column]):g} for {self._label(column)}",
+                f"sample {number} has {float(labels[row, column]):g} "
+                f"for {label_of(self.labels, column)}",
                 expected="0 or 1",
                 consequence="The loss would have no minimum.",
             )
@@ -148,7 +132,7 @@ class Multilabel:
         answer = self._listed(said)
         together = torch.where(said, sure, 1 - sure).prod().item()
         shares, labels = sure.topk(min(_TOLD, self.classes))
-        names = [self._label(number) for number in labels.tolist()]
+        names = [label_of(self.labels, number) for number in labels.tolist()]
         single = [list(pair) for pair in zip(names, shares.tolist(), strict=True)]
         return {
             "answer": answer,
@@ -160,11 +144,8 @@ class Multilabel:
         return self._listed(self.targets(batch)[row].bool())
 
     def _listed(self, true: Tensor) -> str:
-        names = [self._label(number) for number in true.nonzero().flatten().tolist()]
+        names = [label_of(self.labels, number) for number in true.nonzero().flatten().tolist()]
         return ", ".join(names) or "none"
-
-    def _label(self, number: int) -> str:
-        return str(self.labels[number]) if self.labels else str(number)
 
 
 class _Meter:
@@ -180,9 +161,7 @@ class _Meter:
         self._metrics.update(logits.float(), self.task.targets(batch).long())
 
     def compute(self) -> Quality:
-        # A process without samples must take part too, and a label may be true of no sample.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
+        with measured(), warnings.catch_warnings():  # a label may be true of no sample
             warnings.filterwarnings("ignore", message=".*macro-average")
             found = {name: float(value) for name, value in self._metrics.compute().items()}
         if found["loss"] != found["loss"]:

@@ -8,8 +8,6 @@ Letters: B sequences, T places, V vocabulary.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from limbeck.data.samples import Batch, as_batch
+from limbeck.data.jagged import IGNORED
+from limbeck.data.samples import Batch
 from limbeck.errors import InputError
 from limbeck.losses.spec import exactly
-from limbeck.tasks.generating import IGNORED
+from limbeck.tasks.fields import Fields, measured, sample
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["TokenPrediction"]
 
 
 @dataclass(frozen=True)
-class TokenPrediction:
+class TokenPrediction(Fields):
     """The token at each place of a sequence; padding and prompts count for nothing.
 
     A batch is (inputs, targets), or a mapping in which the two have the given names. Inputs are
@@ -62,18 +61,6 @@ class TokenPrediction:
     name: str = "token_prediction"
     selection: str = "loss"
     higher_is_better: bool = False
-
-    def named(self, batch: Any) -> Batch:
-        if isinstance(batch, Mapping) and {"inputs", "targets"} <= batch.keys():
-            return dict(batch)
-        return as_batch(batch, self.input_names, self.target_name)
-
-    def inputs(self, batch: Batch) -> Any:
-        return batch["inputs"]
-
-    def targets(self, batch: Batch) -> Tensor:
-        targets: Tensor = batch["targets"]
-        return targets
 
     def mask(self, batch: Batch) -> Tensor:
         counted = batch.get("counted")
@@ -113,7 +100,7 @@ class TokenPrediction:
             row, place = wrong.nonzero()[0].tolist()
             last = f"0 to {self.vocab - 1}" if self.vocab else "0 or more"
             raise InputError(
-                f"{_sample(batch, row)} has the target {int(targets[row, place])} at place {place}",
+                f"{sample(batch, row)} has the target {int(targets[row, place])} at place {place}",
                 expected=f"{last}, or {IGNORED} where none counts",
                 consequence="Training would fail or read foreign memory.",
             )
@@ -153,9 +140,7 @@ class _Meter:
         self._sums.update(logits, targets)
 
     def compute(self) -> Quality:
-        # A process without samples must take part too: the others wait for its share.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
+        with measured():
             loss, right, count = self._sums.compute().tolist()
         if count == 0:
             raise InputError("there were no tokens to measure on")
@@ -183,12 +168,8 @@ def _check_inputs(inputs: Any, batch: Batch) -> None:
         if wrong.any():
             row = int(wrong.nonzero()[0, 0])
             raise InputError(
-                f"{_sample(batch, row)} holds {'NaN or infinite' if floats else 'negative'} inputs",
+                f"{sample(batch, row)} holds {'NaN or infinite' if floats else 'negative'} inputs",
                 expected="finite numbers" if floats else "tokens from 0 on",
                 consequence="The loss would become NaN, or foreign memory be read.",
                 remedy="" if floats else f"{IGNORED} stands in targets alone.",
             )
-
-
-def _sample(batch: Batch, row: int) -> str:
-    return f"sample {int(batch['id'][row])}" if "id" in batch else f"sample {row} of the batch"

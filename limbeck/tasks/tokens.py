@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from limbeck.data.jagged import IGNORED
+
 __all__ = ["Tokens"]
 
 _AT_ONCE = 4096  # places whose logits are widened to float32 at a time
@@ -26,7 +28,7 @@ class Tokens(Metric):
 
     sums: Tensor
 
-    def __init__(self, ignored: int = -100) -> None:
+    def __init__(self, ignored: int = IGNORED) -> None:
         super().__init__()
         self.ignored = ignored
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")

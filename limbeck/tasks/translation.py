@@ -16,7 +16,8 @@ from limbeck.data.languages import Languages
 from limbeck.data.samples import Arrays, Batch, Samples
 from limbeck.errors import InputError
 from limbeck.imports import needed
-from limbeck.tasks.task import Meter, Quality
+from limbeck.tasks.around import Around
+from limbeck.tasks.task import Quality
 from limbeck.tasks.token_prediction import TokenPrediction
 
 __all__ = ["Generating", "Translation"]
@@ -32,7 +33,7 @@ class Generating(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Translation:
+class Translation(Around):
     """Sentences of another language.
 
     Models learn as in :class:`limbeck.tasks.TokenPrediction`. The best epoch is chosen by its
@@ -71,37 +72,9 @@ class Translation:
         if self.beams < 1:
             raise InputError(f"{self.beams} beams", expected="at least 1")
 
-    @cached_property
-    def tokens(self) -> TokenPrediction:
-        """The same task without whole sentences."""
-        return TokenPrediction(self.vocab)
-
-    def named(self, batch: Any) -> Batch:
-        return self.tokens.named(batch)
-
-    def inputs(self, batch: Batch) -> Any:
-        return self.tokens.inputs(batch)
-
-    def targets(self, batch: Batch) -> Tensor:
-        return self.tokens.targets(batch)
-
-    def mask(self, batch: Batch) -> Tensor:
-        return self.tokens.mask(batch)
-
-    def count(self, batch: Batch) -> int | Tensor:
-        return self.tokens.count(batch)
-
-    def label_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self.tokens.label_loss(logits, batch)
-
-    def check(self, batch: Batch) -> None:
-        self.tokens.check(batch)
-
-    def check_logits(self, logits: Tensor, whose: str) -> None:
-        self.tokens.check_logits(logits, whose)
-
-    def meter(self) -> Meter:
-        return self.tokens.meter()
+    def inner(self) -> TokenPrediction:
+        """Return the same task without whole sentences."""
+        return self._tokens
 
     def produced(self, model: nn.Module, batch: Batch) -> list[str]:
         """Return the translations that a beam search finds, of at most the reader's length.
@@ -155,3 +128,7 @@ class Translation:
         given, wanted = self.reader.answers(texts)
         inputs = {**samples.fields["inputs"], "target": given}
         return replace(samples, fields={**samples.fields, "inputs": inputs, "targets": wanted})
+
+    @cached_property
+    def _tokens(self) -> TokenPrediction:
+        return TokenPrediction(self.vocab)
