@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
+from limbeck.report.metrics import is_share
+from limbeck.report.summary import gain
+
 HEADS = (
     "recipe", "metric", "teacher", "student", "control", "gain", "parameters", "throughput",
     "minutes",
 )  # fmt: skip
-SHARES = ("accuracy", "macro_f1", "precision_at_1", "word_error_rate", "mAP")
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def row(folder: Path) -> list[str]:
         f"`{recipe['name']}`, {_count(len(report['seeds']), 'seed')}",
         metric,
         *(_told(found.get(role), metric) for role in ("teacher", "student", "control")),
-        _gain(found, report["selection"]["higher_is_better"], metric),
+        _gain(report, metric),
         _ratio(models, "parameters", "÷"),
         _ratio(models, "throughput_per_s", "×"),
         f"{seconds / 60:.0f}",
@@ -52,23 +54,17 @@ def row(folder: Path) -> list[str]:
 def _told(found: dict[str, Any] | None, metric: str) -> str:
     if found is None:
         return ""
-    percent = metric in SHARES or metric.endswith("accuracy")
-    scale, digits, unit = (100, 2, " %") if percent else (1, 3, "")
+    scale, digits, unit = (100, 2, " %") if is_share(metric) else (1, 3, "")
     around = "" if found["std"] is None else f" ± {found['std'] * scale:.{digits}f}"
     return f"{found['mean'] * scale:.{digits}f}{around}{unit}"
 
 
-def _gain(found: dict[str, dict[str, Any]], higher: bool, metric: str) -> str:
-    """Return the mean gain over the control and its standard deviation, seed by seed."""
-    if "control" not in found:
+def _gain(report: dict[str, Any], metric: str) -> str:
+    found = gain(report)
+    if found is None:
         return ""
-    sign = 1 if higher else -1
-    pairs = zip(found["student"]["values"], found["control"]["values"], strict=True)
-    gains = [sign * (student - control) for student, control in pairs]
-    mean = sum(gains) / len(gains)
-    spread = (sum((gain - mean) ** 2 for gain in gains) / max(1, len(gains) - 1)) ** 0.5
-    told = _told({"mean": mean, "std": spread if len(gains) > 1 else None}, metric)
-    return f"**{told}**" if mean > spread > 0 else told
+    told = _told(found, metric)
+    return f"**{told}**" if found["mean"] > (found["std"] or found["mean"]) else told
 
 
 def _ratio(models: dict[str, Any], fact: str, sign: str) -> str:

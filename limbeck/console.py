@@ -70,10 +70,12 @@ def table_of_methods(entries: Mapping[str, Mapping[str, Any]], rich: Rich | None
 
 
 def _table(report: Mapping[str, Any]) -> Table:
+    from limbeck.report.metrics import is_share  # the report's room draws, which takes a while
+
     metric = report["selection"]["metric"]
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", min_width=max(map(len, report["models"])))
-    share = metric.endswith(("accuracy", "match", "rate"))
+    share = is_share(metric)
     for heading in (
         f"{metric} %" if share else metric,
         "agreement %",

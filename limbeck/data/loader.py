@@ -18,7 +18,7 @@ from limbeck.data.random import permutation
 from limbeck.data.samples import Arrays, Batch, Samples
 from limbeck.errors import InputError
 
-__all__ = ["Loader", "as_float"]
+__all__ = ["Loader", "as_float", "by_length"]
 
 _ALIKE = 32  # batches among which samples are put together by length
 
@@ -111,10 +111,9 @@ class Loader:
         if not self.shuffle:
             return list(torch.arange(count).split(self.batch_size))
         order = permutation(count, self.seed, epoch)[: self.steps * self.batch_size]
-        lengths = self.samples.lengths if isinstance(self.samples, Arrays) else None
-        if lengths is None:
+        if not isinstance(self.samples, Arrays) or self.samples.lengths is None:
             return list(order.split(self.batch_size))
-        alike = [_by_length(rows, lengths) for rows in order.split(_ALIKE * self.batch_size)]
+        alike = [by_length(self.samples, rows) for rows in order.split(_ALIKE * self.batch_size)]
         batches = torch.cat(alike).split(self.batch_size)
         return [batches[place] for place in permutation(len(batches), self.seed + 1, epoch)]
 
@@ -125,8 +124,16 @@ class Loader:
         return self.steps
 
 
-def _by_length(rows: Tensor, lengths: Tensor) -> Tensor:
-    return rows[lengths.to(rows.device)[rows].argsort(stable=True)]
+def by_length(samples: Samples, rows: Tensor | None = None) -> Tensor:
+    """Return rows in the order of their lengths, so that little is padded; all rows by default.
+
+    Samples without lengths keep their order.
+    """
+    chosen = torch.arange(len(samples)) if rows is None else rows
+    lengths = samples.lengths if isinstance(samples, Arrays) else None
+    if lengths is None:
+        return chosen
+    return chosen[lengths.to(chosen.device)[chosen].argsort(stable=True)]
 
 
 def as_float(batch: Batch) -> Batch:

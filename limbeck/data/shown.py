@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Show", "Showing", "Shown", "heard", "portrayed"]
+__all__ = ["Show", "Showing", "Shown", "heard", "portrayed", "shown"]
 
 Shown = dict[str, str]
 Show = Callable[[int], Shown]
@@ -29,10 +29,24 @@ _WIDE, _HIGH = 240, 48  # of the picture of a waveform, in pixels
 
 @runtime_checkable
 class Showing(Protocol):
-    """A set of samples that can show one to a person."""
+    """A set of samples that can show one to a person.
+
+    Attributes:
+        ids: (N,) int64.
+    """
+
+    @property
+    def ids(self) -> Tensor: ...
 
     def shown(self, row: int) -> Shown:
         """Return how the sample at a row is shown."""
+
+
+def shown(samples: Any, number: int) -> Shown:
+    """Return how the sample with an id is shown: by its id alone, if the set shows none."""
+    if not isinstance(samples, Showing):
+        return {"kind": "text", "text": f"sample {number}"}
+    return samples.shown(int((samples.ids == number).nonzero()[0]))
 
 
 def portrayed(inputs: Any) -> Shown:

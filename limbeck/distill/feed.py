@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from limbeck.data.augment import Augmentation
-from limbeck.data.loader import Loader
+from limbeck.data.loader import Loader, by_length
 from limbeck.data.samples import Arrays, as_samples
 from limbeck.errors import InputError
 from limbeck.tasks.task import Task
@@ -66,7 +66,7 @@ def feed(
     *,
     rank: int = 0,
     world: int = 1,
-    by_length: bool = False,
+    ordered: bool = False,
     **options: Any,
 ) -> Feed:
     """Return batches of what users give as data.
@@ -78,7 +78,7 @@ def feed(
         device: small sets in memory are moved there once.
         rank: this process, which gets its part of every batch.
         world: the number of processes.
-        by_length: samples of unequal length come in the order of their lengths, so that little is
+        ordered: samples of unequal length come in the order of their lengths, so that little is
             padded; for measuring.
         options: of :class:`limbeck.data.Loader`.
     """
@@ -87,8 +87,8 @@ def feed(
     if isinstance(source, DataLoader):
         return _Given(source, world)
     samples = as_samples(source)
-    if by_length and isinstance(samples, Arrays) and samples.lengths is not None:
-        samples = samples.subset(samples.lengths.argsort(stable=True))
+    if ordered and isinstance(samples, Arrays):
+        samples = samples.subset(by_length(samples))
     if isinstance(samples, Arrays) and device.type != "cpu" and samples.nbytes < _ON_DEVICE_BYTES:
         samples = samples.to(device)
     return Loader(samples, min(batch_size, len(samples)), rank=rank, world=world, **options)

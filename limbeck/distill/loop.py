@@ -150,7 +150,7 @@ def fit(
     check_stored(distiller.teacher, train, augment, rewritten=rewrite is not None)
     size = at_once(source, distiller.task, batch_size)
     checks = (
-        None if validation is None else feed(validation, size, here.device, by_length=True, **part)
+        None if validation is None else feed(validation, size, here.device, ordered=True, **part)
     )
     total = epochs * source.steps
     known = all(inspected(given, distiller.task) for given in (source, checks) if given)

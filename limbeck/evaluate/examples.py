@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from limbeck.data.samples import Batch, Samples
-from limbeck.data.shown import Showing
+from limbeck.data.shown import shown
 from limbeck.tasks.task import Telling
 
 __all__ = ["Differing"]
@@ -77,8 +77,8 @@ class Differing:
         groups = []
         for kind, title in _GROUPS.items():
             if kept := self._kept.get(kind):
-                shown = [entry | {"shown": self._shown(entry["id"])} for entry in kept]
-                groups.append({"title": title, "samples": shown})
+                samples = [e | {"shown": shown(self.samples, e["id"])} for e in kept]
+                groups.append({"title": title, "samples": samples})
         return {"differing": self.differing, "of": self.all, "groups": groups}
 
     def _keep(self, distance: float, row: int, batch: Batch, said: Mapping[str, Tensor]) -> None:
@@ -93,10 +93,3 @@ class Differing:
         }
         kept = [*self._kept.get(kind, []), entry]
         self._kept[kind] = sorted(kept, key=lambda each: -each["apart"])[: self.most]
-
-    def _shown(self, number: int) -> dict[str, str]:
-        """Return how the sample of that id is shown."""
-        if not isinstance(self.samples, Showing):
-            return {"kind": "text", "text": f"sample {number}"}
-        row = int((self.samples.ids == number).nonzero()[0])
-        return self.samples.shown(row)

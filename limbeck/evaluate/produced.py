@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from limbeck.data.random import key
 from limbeck.data.samples import Batch, Samples
-from limbeck.data.shown import Showing
+from limbeck.data.shown import shown
 from limbeck.tasks.task import Producing, Quality
 
 __all__ = ["Produced", "produce"]
@@ -61,11 +61,11 @@ class Produced:
             pair: the roles that are compared.
             most: how many samples are shown of each kind.
         """
-        shown = {role: self.texts[name] for name, role in roles.items()}
+        said = {role: self.texts[name] for name, role in roles.items()}
         pairs = list(zip(self.ids, self.references, strict=True))
         close = {
             role: [task.closeness(*each) for each in zip(texts, self.references, strict=True)]
-            for role, texts in shown.items()
+            for role, texts in said.items()
         }
         one, other = pair
         leads = [a - b for a, b in zip(close[one], close[other], strict=True)]
@@ -85,17 +85,17 @@ class Produced:
                     "right": True if texts[row] == wanted else None,
                     "shares": [[texts[row], close[role][row]]],
                 }
-                for role, texts in shown.items()
+                for role, texts in said.items()
             }
             told = {"id": number, "apart": leads[row], "wanted": wanted, "answers": answers}
-            return told | {"shown": _shown(samples, number)}
+            return told | {"shown": shown(samples, number)}
 
         groups = [
             {"title": title, "samples": [entry(row) for row in found]}
             for title, found in rows.items()
             if found
         ]
-        differing = sum(a != b for a, b in zip(shown[one], shown[other], strict=True))
+        differing = sum(a != b for a, b in zip(said[one], said[other], strict=True))
         return {
             "differing": differing,
             "of": len(pairs),
@@ -133,9 +133,3 @@ def produce(
         references = [text for part in parts for text in part[1]]
         texts = {name: [text for part in parts for text in part[2][name]] for name in texts}
     return Produced(ids, references, texts)
-
-
-def _shown(samples: Samples, number: int) -> dict[str, str]:
-    if not isinstance(samples, Showing):
-        return {"kind": "text", "text": f"sample {number}"}
-    return samples.shown(int((samples.ids == number).nonzero()[0]))

@@ -132,7 +132,7 @@ def _producer(run: Run, task: Producing, learner: Learner) -> Callable[[Batch], 
 def _test_batches(run: Run, size: int) -> Iterator[Batch]:
     """Yield the test samples, checked, on the device; with several processes a part of each."""
     here = run.here
-    part: dict[str, Any] = {"rank": here.rank, "world": here.world, "by_length": True}
+    part: dict[str, Any] = {"rank": here.rank, "world": here.world, "ordered": True}
     batches = feed(run.data.test, size, here.device, **part)
     return (put(batch, here.device) for batch in _checked(run, batches.epoch(0)))
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from limbeck.data import Samples
-from limbeck.data.loader import as_float
-from limbeck.data.samples import Arrays, Batch
+from limbeck.data.loader import as_float, by_length
+from limbeck.data.samples import Batch
 from limbeck.distill import autocast, plan
 from limbeck.distill.feed import put
 from limbeck.errors import InputError
@@ -71,7 +71,7 @@ def produced(run: Run, teacher: Finished) -> Finished | None:
     def work(path: Path, listener: Listener) -> str:
         known, train = run.load_teacher(teacher), run.data.train
         assert isinstance(known, Teacher)
-        parts = _order(train).split(_PART)
+        parts = by_length(train).split(_PART)
         for number, rows in enumerate(parts):
             file = path / f"texts-{number:05}.json"
             if number % run.here.world != run.here.rank or file.is_file():
@@ -100,12 +100,6 @@ def lessons(run: Run, made: Finished | None) -> Samples:
     task: Any = run.task
     assert isinstance(task, Restating)
     return task.restated(run.data.train, texts)
-
-
-def _order(samples: Samples) -> torch.Tensor:
-    """Return the rows in the order of their lengths, so that little is padded."""
-    lengths = samples.lengths if isinstance(samples, Arrays) else None
-    return torch.arange(len(samples)) if lengths is None else lengths.argsort(stable=True)
 
 
 def _texts(run: Run, teacher: Teacher, batch: Batch) -> list[str]:

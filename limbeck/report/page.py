@@ -26,30 +26,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from limbeck.report import figures
 from limbeck.report.figures import Curve, Point
-from limbeck.report.summary import spread
+from limbeck.report.metrics import is_share, title
+from limbeck.report.summary import gain, spread
 
 __all__ = ["render"]
 
 _ROLES = ("teacher", "student", "control")
 _MOST_CLASSES, _MOST_IN_MAP = 30, 20
-_SHARES = {"ece", "agreement", "macro_f1", "map_at_r", "micro_f1", "mAP", "precision_at_1"}
-_TITLES = {
-    "top5_accuracy": "Top-5 accuracy",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "exact_match": "Exact match",
-    "word_overlap": "Word overlap with the text",
-    "macro_f1": "F1, mean over classes",
-    "micro_f1": "F1, all labels together",
-    "precision_at_1": "Nearest has the label",
-    "map_at_r": "Average precision among neighbours",
-    "mAP": "Average precision, mean over labels",
-    "exact_accuracy": "All labels right",
-    "ece": "Calibration error (ECE)",
-    "loss": "Loss, nats",
-    "kl": "KL from the teacher, nats",
-    "agreement": "Agreement with the teacher",
-}
 _Found = Mapping[str, Any]
 _Floats = NDArray[np.float64]
 _Rows = list[tuple[str, list[tuple[str, str]]]]
@@ -71,8 +54,8 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
         details=details,
         recipe=recipe,
         models=_models(report),
-        metric=_title(report["selection"]["metric"]),
-        gain=_gain(report),
+        metric=title(report["selection"]["metric"]),
+        gain=gain(report),
         ratios=_ratios(report),
         table=_table(report),
         training=_training(report, details),
@@ -142,14 +125,9 @@ def _prefixed(value: float | None, unit: str = "", shown: Callable[..., str] = _
     return f"{shown(value / 1000**power)} {('', 'k', 'M', 'G', 'T')[power]}{unit}".rstrip()
 
 
-def _title(name: str) -> str:
-    return _TITLES.get(name) or name.replace("_", " ").capitalize()
-
-
 def _scale(metric: str) -> tuple[float, str]:
     """Return by what a metric is multiplied, and the unit that it then has."""
-    share = metric.endswith(("accuracy", "match", "rate")) or metric in _SHARES
-    return (100.0, "%") if share else (1.0, "")
+    return (100.0, "%") if is_share(metric) else (1.0, "")
 
 
 def _models(report: _Found) -> dict[str, _Found]:
@@ -179,16 +157,6 @@ def _ratios(report: _Found) -> dict[str, float | None]:
         one, other = (_at(report["models"].get(role), *path) for role in ("teacher", "student"))
         found[name] = one / other if one and other else None
     return found
-
-
-def _gain(report: _Found) -> dict[str, Any] | None:
-    """Return by how much each student is better than the control of its seed."""
-    metric, models = report["selection"]["metric"], report["models"]
-    values = [_at(models.get(r), "quality", metric, "values") or [] for r in ("student", "control")]
-    if not values[1] or len(values[0]) != len(values[1]):
-        return None
-    sign = 1 if report["selection"]["higher_is_better"] else -1
-    return spread([sign * (one - other) for one, other in zip(*values, strict=True)])
 
 
 def _spread(found: _Found, metric: str, most: float | None = None) -> tuple[str, str]:
@@ -225,7 +193,7 @@ def _measures(found: Sequence[_Found], absent: str = "not measured") -> _Rows:
         most = max((abs(each["mean"]) for each in spreads if each), default=0.0)
         cells = [_spread(each, name, most) if each else (absent, "") for each in spreads]
         if any(spreads):
-            rows.append((_title(name) + (", %" if _scale(name)[1] else ""), cells))
+            rows.append((title(name) + (", %" if _scale(name)[1] else ""), cells))
     return rows
 
 
@@ -255,7 +223,7 @@ def _training(report: _Found, details: _Found) -> dict[str, Any]:
     return {
         "score": _plot(figures.curves(scores, unit)) if scores else None,
         "loss": _plot(figures.curves(losses, log=log)) if losses else None,
-        "metric": _title(metric),
+        "metric": title(metric),
         "unit": unit,
         "log": log,
         "best": {role: _amount(statistics.fmean(v)) + unit for role, v in best.items()},
@@ -288,14 +256,14 @@ def _costs(report: _Found) -> dict[str, Any]:
         ("median latency, ms", "{:g}".format, ("latency_ms", "p50")),
     )
     plots = {}
-    for title, told, path in kinds:
+    for heading, told, path in kinds:
         points = [
             Point(name, cost, [scale * value for value in model["quality"][metric]["values"]])
             for name, model in _models(report).items()
             if (cost := _at(model, "cost", *path))
         ]
         if len(points) > 1:
-            plots[title] = _plot(figures.against(points, told, title))
+            plots[heading] = _plot(figures.against(points, told, heading))
     return plots
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from limbeck._version import __version__
+from limbeck.report.metrics import is_share
 
-__all__ = ["environment", "spread", "summarise", "verdict"]
+__all__ = ["environment", "gain", "spread", "summarise", "verdict"]
 
 _CHANGED = ("improved it by", "made it worse by")
 _ROLES = ("teacher", "student", "control")
@@ -72,6 +73,19 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def gain(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return by how much students are better than the controls of their seeds, as :func:`spread`.
+
+    It is ``None`` if there are no controls.
+    """
+    models, chosen = report["models"], report["selection"]
+    if "control" not in models:
+        return None
+    values = [models[r]["quality"][chosen["metric"]]["values"] for r in ("student", "control")]
+    sign = 1 if chosen["higher_is_better"] else -1
+    return spread([sign * (one - other) for one, other in zip(*values, strict=True)])
+
+
 def verdict(report: Mapping[str, Any]) -> str:
     """Return in a few sentences what the student keeps, what it costs, and what the teacher gave.
 
@@ -85,8 +99,8 @@ def verdict(report: Mapping[str, Any]) -> str:
         f"The student reaches {_shown(metric, own)}, its teacher {_value(metric, theirs)}"
         f"{_costs(student['cost'], teacher['cost'])}."
     ]
-    if "control" in models:
-        told.append(_against_control(student, models["control"], report["selection"]))
+    if (found := gain(report)) is not None:
+        told.append(_against_control(found, models["control"], report["selection"]))
     return " ".join(told)
 
 
@@ -133,27 +147,23 @@ def _fidelity(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _against_control(
-    student: Mapping[str, Any], control: Mapping[str, Any], selection: Mapping[str, Any]
+    found: Mapping[str, Any], control: Mapping[str, Any], selection: Mapping[str, Any]
 ) -> str:
-    metric = selection["metric"]
-    pairs = zip(
-        student["quality"][metric]["values"], control["quality"][metric]["values"], strict=True
-    )
-    sign = 1 if selection["higher_is_better"] else -1
-    gains = [sign * (with_teacher - without) for with_teacher, without in pairs]
-    gain, among = statistics.fmean(gains), f"over {len(gains)} seeds"
+    """Say what the teacher added, as :func:`gain` found it."""
+    metric, mean, seeds = selection["metric"], found["mean"], len(found["values"])
+    among = f"over {seeds} seeds"
     reached = _shown(metric, control["quality"][metric]["mean"])
     alone = f"Without a teacher the same network reaches {reached}"
-    if len(gains) == 1:
+    if seeds == 1:
         return (
-            f"{alone}: a difference of {_points(metric, gain)} on one seed, which proves nothing."
+            f"{alone}: a difference of {_points(metric, mean)} on one seed, which proves nothing."
         )
-    clear = abs(gain) > statistics.stdev(gains)
-    if clear:
-        better, worse = ("added", "took away") if _is_share(metric) and sign > 0 else _CHANGED
-        verb = better if gain > 0 else worse
-        return f"{alone}: the teacher {verb} {_points(metric, abs(gain))} {among}."
-    return f"{alone}: a difference of {_points(metric, gain)} {among}, which is within the noise."
+    if abs(mean) > found["std"]:
+        adds = is_share(metric) and selection["higher_is_better"]
+        better, worse = ("added", "took away") if adds else _CHANGED
+        verb = better if mean > 0 else worse
+        return f"{alone}: the teacher {verb} {_points(metric, abs(mean))} {among}."
+    return f"{alone}: a difference of {_points(metric, mean)} {among}, which is within the noise."
 
 
 def _costs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
@@ -179,16 +189,12 @@ def _shown(metric: str, value: float) -> str:
 
 
 def _value(metric: str, value: float) -> str:
-    return f"{value:.1%}" if _is_share(metric) else f"{value:.3f}"
+    return f"{value:.1%}" if is_share(metric) else f"{value:.3f}"
 
 
 def _points(metric: str, value: float) -> str:
-    shown = f"{value * 100:.2f} points" if _is_share(metric) else f"{value:.3f}"
+    shown = f"{value * 100:.2f} points" if is_share(metric) else f"{value:.3f}"
     return shown.replace("-", "−")
-
-
-def _is_share(metric: str) -> bool:
-    return metric.endswith(("accuracy", "match", "rate", "at_1"))
 
 
 def _times(ratio: float) -> str:
