@@ -17,6 +17,8 @@ def declare_operators() -> None:
     Raises:
         ImportError: it is not installed.
     """
+    if _KEPT:
+        return
     found = find_spec("torchvision")
     if found is None or found.origin is None:
         raise ImportError("torchvision is not installed", name="torchvision")

@@ -55,6 +55,7 @@ def _told(found: dict[str, Any] | None, metric: str) -> str:
     if found is None:
         return ""
     scale, digits, unit = (100, 2, " %") if is_share(metric) else (1, 3, "")
+    digits += not unit and abs(found["mean"]) < 0.1
     around = "" if found["std"] is None else f" ± {found['std'] * scale:.{digits}f}"
     return f"{found['mean'] * scale:.{digits}f}{around}{unit}"
 

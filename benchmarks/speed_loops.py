@@ -249,10 +249,34 @@ def bare_inference(pair: Pair) -> float:
 
 
 def torchdistill(pair: Pair, *, same: bool) -> Callable[[], float]:
-    """Return the training with torchdistill's box: its defaults, or settings as ours.
+    """Return the training with torchdistill's box for two epochs, of which the second is timed."""
+    start = torchdistill_box(pair, epochs=2, same=same)
+
+    def train() -> float:
+        begun = [0.0, 0.0]
+
+        def told(epoch: int) -> None:
+            begun[epoch] = now()
+
+        start(pair.build(), told)
+        return now() - begun[1]
+
+    return train
+
+
+def torchdistill_box(
+    pair: Pair, *, epochs: int, same: bool, schedule: dict[str, Any] | None = None
+) -> Callable[[nn.Module, Callable[[int], None]], None]:
+    """Return what trains a student with torchdistill: its defaults, or settings as ours.
 
     By default its loader takes images one by one through torchvision's transforms, and models run
     in fp32. With the same settings it gets our augmented batches, bf16 and channels last.
+
+    Args:
+        pair: whose teacher, samples and batch size are taken.
+        epochs: passes over the samples.
+        same: whether the settings are ours.
+        schedule: the part ``scheduler`` of its configuration.
     """
     declare_operators()
     from torchdistill.core.distillation import DistillationBox
@@ -262,45 +286,32 @@ def torchdistill(pair: Pair, *, same: bool) -> Callable[[], float]:
     layout = torch.channels_last if same and chosen.channels_last else torch.contiguous_format
     half = same and chosen.precision == "bf16"
     pair.teacher.to(memory_format=layout)
-    kd = {
-        "key": "WeightedSumLoss",
-        "kwargs": {
-            "sub_terms": {
-                "kd": {
-                    "criterion": KDLoss(".", "output", ".", "output", TEMPERATURE, 1 - ALPHA),
-                    "weight": 1.0,
-                }
-            }
-        },
-    }
-
-    def train() -> float:
-        dataset: Any = _Batches(pair, layout) if same else _Pictures(pair)
-        loader = {
+    criterion = KDLoss(".", "output", ".", "output", TEMPERATURE, 1 - ALPHA)
+    terms = {"kd": {"criterion": criterion, "weight": 1.0}}
+    config = {
+        "num_epochs": epochs,
+        "train_data_loader": {
             "dataset_id": "train",
             "requires_supp": True,
             "sampler": {"class_or_func": torch.utils.data.RandomSampler},
-            "kwargs": {"batch_size": None} if same else {"batch_size": pair.batch},
-        }
-        config = {
-            "num_epochs": 2,
-            "train_data_loader": loader,
-            "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
-            "student": {"forward_proc": "forward_batch_only"},
-            "optimizer": {
-                "key": "SGD",
-                "kwargs": {"lr": RATE, "momentum": 0.9, "weight_decay": 5e-4},
-            },
-            "criterion": kd,
-        }
-        student = pair.build().to(memory_format=layout)
+            "kwargs": {"batch_size": None if same else pair.batch, "drop_last": False},
+        },
+        "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
+        "student": {"forward_proc": "forward_batch_only"},
+        "optimizer": {"key": "SGD", "kwargs": {"lr": RATE, "momentum": 0.9, "weight_decay": 5e-4}},
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
+        **({} if schedule is None else {"scheduler": schedule}),
+    }
+
+    def train(student: nn.Module, told: Callable[[int], None]) -> None:
+        dataset: Any = _Batches(pair, layout) if same else _Pictures(pair)
+        student.to(memory_format=layout)
         datasets = {"train": dataset}
         box: Any = DistillationBox(
             pair.teacher, student, datasets, config, DEVICE, None, False, 1.0
         )
-        began = 0.0
-        for epoch in range(2):
-            began = now() if epoch else began
+        for epoch in range(epochs):
+            told(epoch)
             box.pre_epoch_process(epoch=epoch)
             for images, labels, more in box.train_data_loader:
                 x, y = images.to(DEVICE), labels.to(DEVICE)
@@ -308,9 +319,7 @@ def torchdistill(pair: Pair, *, same: bool) -> Callable[[], float]:
                     loss = box.forward_process(x, y, more)
                 box.post_forward_process(loss)
                 loss.item()  # its example scripts log each step's loss
-        spent = now() - began
         box.clean_modules()
-        return spent
 
     return train
 

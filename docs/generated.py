@@ -36,6 +36,10 @@ _PARTS: dict[str, tuple[str, type[BaseModel]]] = {
     "KnowledgePart": ("knowledge", recipe.KnowledgePart),
     "StudentPart": ("student", recipe.StudentPart),
     "TrainPart": ("train", recipe.TrainPart),
+    "CompressPart": ("compress", recipe.CompressPart),
+    "PrunePart": ("prune", recipe.PrunePart),
+    "QuantizePart": ("quantize", recipe.QuantizePart),
+    "ExportPart": ("export", recipe.ExportPart),
     "EvaluatePart": ("evaluate", recipe.EvaluatePart),
     "Normalization": ("normalize", recipe.Normalization),
     "Shrink": ("shrink", recipe.Shrink),
@@ -98,7 +102,7 @@ def zoo_table() -> str:
     rows = []
     for name in students.zoo.names():
         given = {"resnet": {"depth": 20}, "wide_resnet": {"depth": 16, "width": 2}}.get(name, {})
-        given |= {"features": 3072} if name == "mlp" else {}
+        given |= {"features": 3072} if name in ("mlp", "soft_tree") else {}
         given |= {"convs": (1, 1, 1, 1, 1)} if name == "vgg" else {}
         usual = {"vocab": 8000, "rate": 8000, "start": 1, "end": 2}
         known = students.zoo.arguments(name)
@@ -106,6 +110,10 @@ def zoo_table() -> str:
         if name == "huggingface":
             takes = "`path` or `config`, `positions`, `classes`, entries of the configuration"
             rows.append((f"`{name}`", takes, "as its folder says"))
+            continue
+        if name == "frames":
+            takes = "`model`, `args`, `image`, `channels_in`, `classes`"
+            rows.append((f"`{name}`", takes, "those of its `model`"))
             continue
         if name in ("timm", "torchvision"):
             takes = "`name`, `classes`, settings of the library"

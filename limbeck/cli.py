@@ -119,6 +119,43 @@ def distill(
 
 
 @app.command()
+def compress(
+    recipe: RecipeName,
+    changes: Changes = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    replace: Replace = False,
+    reuse: Reuse = None,
+) -> None:
+    """Make a recipe's student smaller, as it says, and stop."""
+    _run(recipe, changes, out, until="compress", resume=resume, replace=replace, reuse=reuse)
+
+
+@app.command()
+def export(
+    recipe: RecipeName,
+    to: Annotated[
+        list[str], typer.Option(metavar="FORMAT", help="onnx, program, executorch, huggingface.")
+    ] = [],  # noqa: B006
+    changes: Changes = [],  # noqa: B006
+    out: Out = None,
+    resume: Resume = False,
+    replace: Replace = False,
+    reuse: Reuse = None,
+) -> None:
+    """Write a recipe's or a run's student as files for other runtimes, and stop.
+
+    Formats are added to those of the recipe.
+    """
+    wanted = _formats(recipe, changes, to)
+    more = {"resume": resume, "replace": replace, "reuse": reuse}
+    folder = _run(recipe, [*changes, wanted], out, until="export", **more)
+    if _is_main():
+        measures = f"limbeck run {folder} measures them on the test samples."
+        typer.echo(f"Files and their card: {folder / 'export'}. {measures}")
+
+
+@app.command()
 def evaluate(folder: RunName) -> None:
     """Measure the models of a run again, and write its report anew."""
     from limbeck import pipeline
@@ -134,6 +171,65 @@ def report(folder: RunName) -> None:
     from limbeck import pipeline
 
     typer.echo(f"Report: {pipeline.report(folder)}")
+
+
+@app.command()
+def compare(
+    recipe: RecipeName,
+    ratios: Annotated[
+        str, typer.Option(help="Shares of the teacher's parameters, with commas between.")
+    ] = "1/3,1/10,1/30",
+    changes: Changes = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; by default runs/NAME-compared.")
+    ] = None,
+) -> None:
+    """Compare ways to make a recipe's teacher smaller: distil, prune, quantize, and together."""
+    from limbeck import pipeline
+    from limbeck.console import Terminal, table_of_ways
+    from limbeck.distill import keep_freed
+    from limbeck.files import read_json
+    from limbeck.recipe import load
+
+    loaded = load(recipe, changes)
+    shares = [pipeline.ratio(text) for text in ratios.split(",")]
+    folder = out or Path("runs") / f"{loaded.name}-compared"
+    terminal = Terminal()
+    terminal.begin(loaded.name, loaded.about, folder)
+    keep_freed()
+    pipeline.compare(loaded, shares, folder, console=terminal)
+    table_of_ways(read_json(folder / "compare.json"), terminal.rich)
+    typer.echo(f"\nReport: {folder / 'compare.html'}")
+
+
+@app.command()
+def demo(
+    folder: RunName,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1.")] = 7860,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Ask teacher and student the same thing on a local page, and see both answer."""
+    from limbeck.demo import serve
+
+    page = serve(folder, port=port, browser=browser)
+    print(f"http://127.0.0.1:{port} answers; end it with Ctrl-C.", flush=True)
+    page.block_thread()
+
+
+@app.command()
+def bench(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_FILE...", help="Runs; .onnx, .pt2, .pte files.")
+    ],
+    batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="For each model and size.")] = 2.0,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+) -> None:
+    """Compare size and speed of finished models, each in its own runtime, timed in turn."""
+    from limbeck.commands.bench import compare
+
+    compare(places, batch=batch, threads=threads, seconds=seconds, json=json)
 
 
 @app.command()
@@ -220,7 +316,19 @@ def main() -> None:
         _fail("this is a fault of Limbeck's; please report it with the lines above", 1)
 
 
-def _run(name: str, changes: list[str], out: Path | None, **options: Any) -> None:
+def _formats(name: str, changes: list[str], to: list[str]) -> str:
+    """Return a change of a recipe that adds formats to its own; ONNX if there are none at all."""
+    import json
+
+    from limbeck.recipe import load
+
+    known = load(name, changes).export
+    kept = {form: options.model_dump(exclude_defaults=True) for form, options in known.items()}
+    added = to or ([] if kept else ["onnx"])
+    return f"export={json.dumps(kept | {form: {} for form in added if form not in kept})}"
+
+
+def _run(name: str, changes: list[str], out: Path | None, **options: Any) -> Path:
     from limbeck.console import Terminal
     from limbeck.recipe import load
 
@@ -236,6 +344,7 @@ def _run(name: str, changes: list[str], out: Path | None, **options: Any) -> Non
     folder = pipeline.run(loaded, known, console=terminal, **options)
     if options.get("until", "report") == "report" and _is_main():
         _show_result(folder, terminal)
+    return folder
 
 
 def _show_result(folder: Path, terminal: Any) -> None:

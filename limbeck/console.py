@@ -13,7 +13,7 @@ from rich.text import Text
 
 from limbeck.progress import Bar, Listener, Silent
 
-__all__ = ["Terminal", "table_of_methods"]
+__all__ = ["Terminal", "table_of_methods", "table_of_ways"]
 
 
 class Terminal:
@@ -33,7 +33,7 @@ class Terminal:
 
     def done(self, name: str, seconds: float, note: str, *, skipped: bool) -> None:
         """Show a line."""
-        line = Text.assemble(("✓ ", "green"), f"{name:<11}")
+        line = Text.assemble(("✓ ", "green"), f"{name:<10} ")
         line.append("done before" if skipped else f"{seconds:6.1f} s", style="dim")
         self.rich.print(line.append(f"  {note}" if note else ""))
 
@@ -51,6 +51,30 @@ class Terminal:
         self.rich.print(_table(report))
         self.rich.print(Text(str(report["verdict"])))
         self.rich.print(Text.assemble("\nReport: ", (str(page), "bold")))
+
+
+def table_of_ways(summary: Mapping[str, Any], rich: Rich) -> None:
+    """Show what ways to make a model smaller came to, and the best for each budget."""
+    from limbeck.report.comparison import told
+    from limbeck.report.metrics import is_share
+
+    metric = summary["selection"]["metric"]
+    scale = 100 if is_share(metric) else 1
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for heading in (f"{metric} %" if scale == 100 else metric, "file", "latency", "per second"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in sorted(summary["models"], key=lambda model: -model["size_bytes"]):
+        table.add_row(
+            model["way"],
+            _spread(model["score"], scale),
+            f"{model['size_bytes'] / 1000:,.0f} kB",
+            f"{model['latency_ms']:.2f} ms",
+            f"{model['throughput_per_s']:,.0f}",
+        )
+    rich.print(table)
+    for best in summary["best"]:
+        rich.print(Text(told(best, metric)))
 
 
 def table_of_methods(entries: Mapping[str, Mapping[str, Any]], rich: Rich | None = None) -> None:
@@ -74,7 +98,7 @@ def _table(report: Mapping[str, Any]) -> Table:
 
     metric = report["selection"]["metric"]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("", min_width=max(map(len, report["models"])))
+    table.add_column("", min_width=min(14, max(map(len, report["models"]))), overflow="fold")
     share = is_share(metric)
     for heading in (
         f"{metric} %" if share else metric,
@@ -89,7 +113,7 @@ def _table(report: Mapping[str, Any]) -> Table:
         cost = model["cost"]
         table.add_row(
             name,
-            _spread(model["quality"][metric], 100 if share else 1),
+            _spread(model["quality"].get(metric), 100 if share else 1),
             _percent(model["fidelity"].get("agreement")),
             "" if cost["parameters"] is None else f"{cost['parameters']:,}",
             "" if cost["size_bytes"] is None else f"{cost['size_bytes'] / 1000:,.0f} kB",
@@ -99,7 +123,9 @@ def _table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _spread(found: Mapping[str, Any], scale: int) -> str:
+def _spread(found: Mapping[str, Any] | None, scale: int) -> str:
+    if found is None:
+        return ""
     digits = 2 if scale == 100 else 3
     around = f" ± {found['std'] * scale:.{digits}f}" if found["std"] is not None else ""
     return f"{found['mean'] * scale:.{digits}f}{around}"

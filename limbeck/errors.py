@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "near", "unknown"]
+__all__ = ["InputError", "first_line", "near", "unknown"]
 
 
 class InputError(ValueError):
@@ -27,6 +27,15 @@ class InputError(ValueError):
         self.consequence, self.remedy = consequence, remedy
         parts = [received, f"Expected: {expected}" if expected else "", consequence, remedy]
         super().__init__(" ".join(_sentence(part) for part in parts if part))
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an error of another library says, or its kind.
+
+    >>> first_line(ValueError("no such file\nsee the manual")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:

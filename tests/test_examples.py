@@ -14,7 +14,10 @@ import torch
 from limbeck.testing import check_task
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-FLOW = ["1_teacher.py", "2_knowledge.py", "3_student.py", "4_evaluate.py"]
+FLOW = [
+    "1_teacher.py", "2_knowledge.py", "3_student.py", "4_evaluate.py", "5_compress.py",
+    "6_export.py",
+]  # fmt: skip
 OTHERS = ["own_loop.py", "with_lightning.py", "with_transformers.py"]
 TABLES = ["forest_teaches_mlp.py"]
 ON_REAL_DATA = ["with_server.py"]
@@ -39,9 +42,12 @@ def test_all_examples_are_listed_here() -> None:
 
 def test_the_flow_from_teacher_to_evaluation_runs(tmp_path: Path) -> None:
     """Without it, the examples that the README leads through could break one another."""
+    pytest.importorskip("torch_pruning")
     told = [_run([str(EXAMPLES / name)], tmp_path) for name in FLOW]
     assert "logits, pool2" in told[1]
     assert [line.split()[0] for line in told[3].splitlines()] == ["teacher", "student", "control"]
+    assert [line.split()[0] for line in told[4].splitlines()] == ["student", "pruned", "int8"]
+    assert told[5].startswith("parity: logits within")
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -132,3 +133,10 @@ def test_portraits_follow_the_file(theirs: Path) -> None:
     before = portrait(attribute("their_module:make"))
     (theirs / "their_module.py").write_text(MODULE + "MEAN = 3\n")
     assert portrait(attribute("their_module:make")) != before
+
+
+def test_naming_the_tasks_does_not_load_the_metrics() -> None:
+    """Without it, ``limbeck --help`` takes seconds, and a broken torchvision breaks everything."""
+    code = "import sys, limbeck.tasks; print('torchmetrics' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

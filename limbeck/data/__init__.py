@@ -8,6 +8,7 @@ from limbeck.data.mix import CutMix, Mixup
 from limbeck.data.preprocess import CIFAR10, IMAGENET, Normalize
 from limbeck.data.resize import ResizedCrop
 from limbeck.data.samples import Arrays, Batch, Items, Samples, as_samples
+from limbeck.data.shared import Shared
 from limbeck.data.splits import UNLABELLED, Data, carve, repeated, with_labels
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Normalize",
     "ResizedCrop",
     "Samples",
+    "Shared",
     "as_samples",
     "carve",
     "operation",

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.data.mix import CutMix, Mixup
+from limbeck.data.motion import Motion
 from limbeck.data.random import key, uniform
 from limbeck.data.resize import ResizedCrop
 from limbeck.data.samples import Batch, Samples
@@ -42,6 +43,7 @@ __all__ = [
     "Mixup",
     "Operation",
     "ResizedCrop",
+    "Tracked",
     "operation",
 ]
 
@@ -88,6 +90,14 @@ class Mixing(Protocol):
         """Return the mixtures (B, ...), and (B,) how much of each is the sample's own, ½ to 1."""
 
 
+@runtime_checkable
+class Tracked(Protocol):
+    """A step of augmentation that says where pixels go, so that boxes and masks can follow."""
+
+    def motion(self, size: tuple[int, int], draw: Draw) -> Motion:
+        """Return where the pixels of pictures of a size (H, W) go, with the same ``draw``."""
+
+
 @dataclass(frozen=True)
 class Crop:
     """Pad by ``padding`` zeros on each side and cut the original size at a random place.
@@ -110,6 +120,11 @@ class Crop:
         rows = torch.arange(len(images), device=images.device)
         return windows[rows, :, draw.integers(places, 0), draw.integers(places, 1)]
 
+    def motion(self, size: tuple[int, int], draw: Draw) -> Motion:
+        down, across = (draw.integers(2 * self.padding + 1, axis) for axis in (0, 1))
+        shift = self.padding - torch.stack([across, down], dim=1).float()
+        return Motion(size, torch.ones_like(shift), shift)
+
 
 @dataclass(frozen=True)
 class Flip:
@@ -121,6 +136,13 @@ class Flip:
         mirrored = (draw.uniform() < self.probability).long()
         rows = torch.arange(len(images), device=images.device) + mirrored * len(images)
         return torch.cat([images, images.flip(-1)]).index_select(0, rows)
+
+    def motion(self, size: tuple[int, int], draw: Draw) -> Motion:
+        mirrored = (draw.uniform() < self.probability).float()
+        still = torch.zeros_like(mirrored)
+        scale = torch.stack([1 - 2 * mirrored, 1 + still], dim=1)
+        shift = torch.stack([size[1] * mirrored, still], dim=1)
+        return Motion(size, scale, shift)
 
 
 @dataclass(frozen=True)
@@ -140,6 +162,9 @@ class Cutout:
         hole = rows.unsqueeze(-1) & columns.unsqueeze(-2)
         return images.masked_fill(hole.unsqueeze(1), 0)
 
+    def motion(self, size: tuple[int, int], draw: Draw) -> Motion:
+        return Motion.none(size, draw.keys)
+
     def _inside(self, length: int, middles: Tensor) -> Tensor:
         """Say which of ``length`` places are in the square of each sample, (B, length)."""
         offset = torch.arange(length, device=middles.device) - middles.view(-1, 1) + self.size // 2
@@ -156,9 +181,12 @@ class Augmentation:
         seed: with the sample's id and view it determines every random number.
         field: the batch's field that they change.
         pool: from which samples partners are taken; see :meth:`over`.
+        follow: what moves the labels of a batch as pixels move, for tasks whose labels have a place
+            in the picture (:class:`limbeck.tasks.task.Placed`); :func:`limbeck.fit` sets it.
 
     Raises:
-        InputError: an operation that mixes stands before one that does not.
+        InputError: an operation that mixes stands before one that does not; labels are to follow
+            one that does not say where pixels go.
 
     >>> augment = Augmentation((Crop(2), Flip()), seed=0)
     >>> batch = {"inputs": torch.arange(64.).view(1, 1, 8, 8), "id": torch.tensor([3]),
@@ -171,8 +199,18 @@ class Augmentation:
     seed: int = 0
     field: str = "inputs"
     pool: Samples | None = None
+    follow: Callable[[Batch, Motion], Batch] | None = None
 
     def __post_init__(self) -> None:
+        lost = [step for step in self.operations if not isinstance(step, Tracked)]
+        if self.follow is not None and lost:
+            raise InputError(
+                f"the augmentation {portrait(lost[0])} for labels that have a place in the picture",
+                expected="operations with a method motion(size, draw), as flip, crop and cutout "
+                "have",
+                consequence="Boxes and masks would stay where the pixels no longer are.",
+                remedy="Leave it out of data.augment and teacher.augment.",
+            )
         if any(isinstance(step, Mixing) for step in self.operations[: len(self._changes)]):
             raise InputError(
                 f"an operation stands after one that mixes: {list(map(portrait, self.operations))}",
@@ -195,6 +233,10 @@ class Augmentation:
             return self
         return replace(self, pool=samples)
 
+    def followed(self, follow: Callable[[Batch, Motion], Batch]) -> Augmentation:
+        """Return the same, with labels that move as pixels do."""
+        return replace(self, follow=follow)
+
     def partners(self, ids: Tensor, view: int) -> Tensor:
         """Return which rows of the pool the samples of these ids are mixed with, (B,)."""
         drawn = uniform(key(self.seed, ids, view), _PARTNERS)
@@ -210,6 +252,11 @@ class Augmentation:
                 ``partner``, (B, ...), the partner's targets, if there are targets.
         """
         images, keys = self._changed(batch)
+        if self.follow is not None:
+            size = (int(images.shape[-2]), int(images.shape[-1]))
+            for stream, step in enumerate(self.operations):
+                assert isinstance(step, Tracked)
+                batch = self.follow(batch, step.motion(size, Draw(keys, stream)))
         if not self.mixes:
             return batch | {self.field: images}
         if partner is None:
@@ -247,6 +294,13 @@ class Augmentation:
     def _changed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the field after all operations that do not mix, and the samples' keys."""
         images, keys = batch[self.field], key(self.seed, batch["id"], batch["view"])
+        if not isinstance(images, Tensor):
+            raise InputError(
+                f"augmentation of inputs that are a mapping of {', '.join(map(str, images))}",
+                expected="pictures alone, (B, C, H, W)",
+                consequence="What is changed in a picture may change what is said about it.",
+                remedy="Leave data.augment out.",
+            )
         for stream, change in enumerate(self._changes):
             assert not isinstance(change, Mixing)
             images = change(images, Draw(keys, stream))

@@ -1,4 +1,4 @@
-"""Rows of unequal length, held in one tensor without padding: tokens, bytes, frames.
+"""Rows of unequal length, held in one tensor without padding: tokens, bytes, frames, boxes.
 
 Letters: N samples, B samples in a batch, T the most that a sample of the batch has.
 """
@@ -27,10 +27,11 @@ class Jagged:
 
     As a field of :class:`limbeck.data.Arrays` it stays compact until a batch is made. Then it
     becomes a mapping of two tensors (B, T): the values, padded at the end to the longest of the
-    batch, and a mask that is 1 where a value counts.
+    batch, and a mask that is 1 where a value counts. Where a value is a row of numbers itself, a
+    box say, the padded values are (B, T, ...).
 
     Attributes:
-        values: (total,) whole numbers.
+        values: (total,) whole numbers, or (total, ...).
         offsets: (N + 1,) int64; row i is ``values[offsets[i]:offsets[i + 1]]``.
         padding: what stands after the end of a shorter row.
         names: what the values and the mask are called in a batch; by default as the models of
@@ -100,6 +101,31 @@ class Jagged:
         values = self.values[torch.arange(len(moved), device=moved.device) + moved]
         return replace(self, values=values, offsets=offsets)
 
+    def hidden(self, rows: Tensor) -> Jagged:
+        """Return the same with NaN, no label, in the place of all numbers of some rows, (N,) bool.
+
+        Raises:
+            InputError: they are whole numbers, tokens say.
+        """
+        if not self.values.is_floating_point():
+            raise InputError(
+                "labels that are sequences of whole numbers are to be hidden",
+                expected="one label for each sample, maps, boxes, or numbers",
+                remedy="Leave data.labelled out.",
+            )
+        values = self.values.clone()
+        values[rows.repeat_interleave(self.lengths)] = float("nan")
+        return replace(self, values=values)
+
+    @property
+    def known(self) -> Tensor:
+        """(N,) bool, which rows have no NaN."""
+        lost = torch.isnan(self.values).view(len(self.values), -1).any(dim=1)
+        rows = torch.arange(len(self), device=self.device).repeat_interleave(self.lengths)
+        return torch.ones(len(self), dtype=torch.bool, device=self.device).index_fill(
+            0, rows[lost], False
+        )
+
     def to(self, device: torch.device | str) -> Jagged:
         """Return the same on another device."""
         return replace(self, values=self.values.to(device), offsets=self.offsets.to(device))
@@ -117,7 +143,8 @@ class Jagged:
         longest = max(1, int(self.lengths.max())) if len(self) else 1
         steps = torch.arange(longest, device=self.device)
         mask = steps < self.lengths.unsqueeze(1)
-        padded = torch.full(mask.shape, self.padding, dtype=self.dtype, device=self.device)
+        shape = (*mask.shape, *self.values.shape[1:])
+        padded = torch.full(shape, self.padding, dtype=self.dtype, device=self.device)
         padded[mask] = self.values.to(self.dtype)
         return padded, mask
 

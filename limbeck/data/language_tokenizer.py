@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, unknown
+from limbeck.errors import InputError, first_line, unknown
 from limbeck.imports import needed
 
 __all__ = ["CHAT", "KINDS", "LanguageTokenizer"]
@@ -76,7 +76,7 @@ class LanguageTokenizer:
         except InputError:
             raise
         except Exception as error:  # what is wrong with a folder can raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"no tokenizer could be read from {folder}: {reason}",
                 expected="a folder with tokenizer.json, as save_pretrained() writes it",

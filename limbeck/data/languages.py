@@ -13,6 +13,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from limbeck.data.asking import Ask
 from limbeck.data.jagged import IGNORED, Jagged
 from limbeck.data.tokens import Tokenizer
 from limbeck.errors import InputError
@@ -91,6 +92,12 @@ class Languages:
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return ``input_ids`` and ``attention_mask`` of sentences to translate, (B, S) each."""
         return self.source(texts)
+
+    def asks(self) -> dict[str, Ask]:
+        return {"Text": Ask("text")}
+
+    def gathered(self, given: Mapping[str, Any]) -> Any:
+        return given["Text"]
 
     def inputs(self, texts: Sequence[str]) -> Jagged:
         """Return the tokens of N sentences that are read."""

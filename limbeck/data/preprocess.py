@@ -55,6 +55,12 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalised images (B, C, H, W)."""
+        if not isinstance(images, Tensor):
+            raise InputError(
+                f"normalisation of inputs that are a mapping of {', '.join(map(str, images))}",
+                expected="images alone, (B, C, H, W)",
+                remedy="Leave normalize out: models that take several inputs do it themselves.",
+            )
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
             wanted = (self.size, self.size)
             images = F.interpolate(images, wanted, mode="bilinear", antialias=True)

@@ -10,13 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
+from limbeck.data.columns import Columns
+from limbeck.data.histories import Histories
 from limbeck.data.language_tokenizer import LanguageTokenizer
 from limbeck.data.languages import Languages
+from limbeck.data.pairs import Pairs
 from limbeck.data.tokens import Tokenizer
 from limbeck.data.waves import Waves
 from limbeck.errors import unknown
 
-__all__ = ["Reader", "Writer", "load"]
+__all__ = ["Answering", "Reader", "Writer", "load"]
 
 
 @runtime_checkable
@@ -31,6 +36,14 @@ class Reader(Protocol):
 
 
 @runtime_checkable
+class Answering(Protocol):
+    """A reader whose models answer in units that are not the users': standardised numbers, say."""
+
+    def answered(self, answers: Tensor, /) -> Tensor:
+        """Return a model's answers, (B, K), as users want them."""
+
+
+@runtime_checkable
 class Writer(Protocol):
     """A reader whose models write: it also turns what they write into texts."""
 
@@ -39,8 +52,11 @@ class Writer(Protocol):
 
 
 _KINDS: dict[str, Callable[[Path, Mapping[str, Any]], Reader]] = {
+    "histories": Histories.read,
     "language": LanguageTokenizer.read,
+    "pairs": Pairs.read,
     "speech": Waves.read,
+    "table": Columns.of,
     "text": Tokenizer.read,
     "translation": Languages.read,
 }

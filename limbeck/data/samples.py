@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from limbeck.data.jagged import Jagged
 from limbeck.data.random import key
+from limbeck.data.shared import Packed
 from limbeck.data.shown import Show, Shown, portrayed
 from limbeck.errors import InputError, unknown
 
@@ -74,8 +75,9 @@ class Arrays:
 
     Attributes:
         fields: by name, a tensor (N, ...), rows of unequal length as a
-            :class:`limbeck.data.Jagged`, which batches pad, or a mapping of such; in a mapping,
-            its values and its mask take the place of the Jagged, under their own names.
+            :class:`limbeck.data.Jagged`, which batches pad, values that samples share as a
+            :class:`limbeck.data.Shared`, or a mapping of such; in a mapping, the values and the
+            mask of a Jagged take its place, under their own names.
         ids: (N,) int64; by default the row number.
         show: how the sample of an id is shown to a person, if not by its inputs.
 
@@ -91,7 +93,7 @@ class Arrays:
     @classmethod
     def of(cls, ids: Any = None, /, **fields: Any) -> Arrays:
         """Make a set from tensors or NumPy arrays of equal length, or mappings of them."""
-        tensors = tree_map(lambda t: t if isinstance(t, Jagged) else torch.as_tensor(t), fields)
+        tensors = tree_map(lambda t: t if isinstance(t, Packed) else torch.as_tensor(t), fields)
         names = [] if ids is None else [torch.as_tensor(ids, dtype=torch.int64)]
         lengths = sorted({tuple(leaf.shape[:1]) for leaf in [*tree_leaves(tensors), *names]})
         if len(lengths) != 1 or not lengths[0]:
@@ -123,8 +125,8 @@ class Arrays:
         """Return a hash of the contents."""
         digest = hashlib.sha256(self.ids.cpu().numpy().tobytes())
         for path, tensor in tree_flatten_with_path(dict(self.fields))[0]:
-            if not isinstance(tensor, Tensor):  # rows of unequal length, or a text of an item
-                told = tensor.fingerprint() if isinstance(tensor, Jagged) else repr(tensor)
+            if not isinstance(tensor, Tensor):  # a packed field, or a text of an item
+                told = tensor.fingerprint() if isinstance(tensor, Packed) else repr(tensor)
                 digest.update(f"{path} {told}".encode())
                 continue
             digest.update(f"{path} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -245,14 +247,15 @@ class Items:
 
 def _in_batch(field: Any) -> Any:
     """Return a field as a batch has it."""
-    if isinstance(field, Jagged):
+    if isinstance(field, Packed):
         return field.in_batch()
     if not isinstance(field, Mapping):
         return field
     found: dict[str, Any] = {}
     for name, part in field.items():
         value = _in_batch(part)
-        found |= value if isinstance(part, Jagged) and part.names else {name: value}
+        several = isinstance(part, Packed) and isinstance(value, Mapping)
+        found |= value if several else {name: value}
     return found
 
 

@@ -2,8 +2,9 @@
 
 What is shown is a mapping of texts that JSON can keep: ``{"kind": "text", "text": ...}``;
 ``{"kind": "picture", "src": "data:image/png;base64,...", "text": ...}``, where the text stands in
-for the picture; or ``{"kind": "audio", "src": "data:audio/wav;base64,...", "picture": ...,
-"text": ...}``, with a picture of the waveform.
+for the picture, and perhaps ``"caption"``, a text that belongs to the sample too; or
+``{"kind": "audio", "src": "data:audio/wav;base64,...", "picture": ..., "text": ...}``, with a
+picture of the waveform.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def portrayed(inputs: Any) -> Shown:
     """Return how the inputs of one sample are shown, if nothing better is known of them.
 
     Args:
-        inputs: (C, H, W) with one or three channels, uint8 or from 0 to 1, is a picture; other
-            tensors are shown by their first numbers, mappings by their fields.
+        inputs: (C, H, W) with one or three channels, uint8 or from 0 to 1, is a picture, and
+            (F, C, H, W) a strip of several; other tensors are shown by their first numbers, and
+            mappings by their fields.
 
     >>> portrayed(torch.tensor([0.5, 2.0]))
     {'kind': 'text', 'text': '0.5, 2'}
@@ -70,6 +72,9 @@ def portrayed(inputs: Any) -> Shown:
         height, width = inputs.shape[1:]
         told = f"a picture of {width}×{height}"
         return {"kind": "picture", "src": _data_uri(inputs), "text": told}
+    if inputs.ndim == 4 and _is_picture(strip := torch.cat([*inputs], dim=2)):
+        told = f"{len(inputs)} pictures of {inputs.shape[3]}×{inputs.shape[2]}"
+        return {"kind": "picture", "src": _data_uri(strip), "text": told}
     numbers = inputs.flatten()[:_MOST_NUMBERS].tolist()
     more = ", …" if inputs.numel() > _MOST_NUMBERS else ""
     return {"kind": "text", "text": ", ".join(f"{number:.4g}" for number in numbers) + more}

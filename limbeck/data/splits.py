@@ -6,13 +6,14 @@ Letters: N samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from limbeck.data.jagged import Jagged
 from limbeck.data.random import key
 from limbeck.data.readers import Reader
 from limbeck.data.samples import Arrays, Samples
@@ -28,17 +29,19 @@ class Data:
     """Training, validation and test samples that share no sample.
 
     Attributes:
-        train: what the student learns from. A target of −1 means that there is no label: only a
-            teacher can say something about such a sample.
+        train: what the student learns from. A target of −1, or NaN where targets are numbers, means
+            that there is no label: only a teacher can say something about such a sample.
         validation: what choices are made on (best epoch, early stopping, search).
         test: what is measured once, at the end.
-        labels: the classes' names, in the order of their numbers; empty if there are no classes.
+        labels: the classes' names, in the order of their numbers, or the names of the numbers that
+            are to be predicted; empty if there are neither.
         name: for messages and reports.
         facts: by field, what models of the zoo that read it are to know of it, by the names of
             their arguments: ``{"inputs": {"vocab": 8000}}``; under ``targets``, what the task is to
             know: ``{"targets": {"vocab": 8000}}``.
         reader: what makes inputs of raw samples, texts say, if the models are not called with
             these; it ships with the student.
+        other_readers: by field, what makes of the same raw samples what a teacher reads instead.
     """
 
     train: Samples
@@ -48,6 +51,7 @@ class Data:
     name: str = "data"
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reader: Reader | None = None
+    other_readers: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Return a short text that changes when any of the samples changes."""
@@ -78,8 +82,8 @@ class Data:
             )
         stay = carve(train, keep / len(train))[1].ids
         targets = self.train.column("targets")
-        hidden = torch.where(torch.isin(self.train.ids, stay), targets, UNLABELLED)
-        fields = {**self.train.fields, "targets": hidden}
+        kept = torch.isin(self.train.ids, stay)
+        fields = {**self.train.fields, "targets": _hidden(targets, ~kept)}
         return replace(self, train=replace(self.train, fields=fields))
 
     def limited(self, most: int) -> Data:
@@ -108,8 +112,8 @@ def carve(
         samples: N samples.
         fraction: of each class, above 0 and below 1; at least one sample goes and one stays.
         seed: another seed cuts another part.
-        by: the field whose values are kept in proportion, if it has one value for each sample;
-            ``None`` for none.
+        by: the field whose values are kept in proportion, if it has one whole number for each
+            sample; ``None`` for none.
 
     Returns:
         What stays and what was cut off.
@@ -125,7 +129,7 @@ def carve(
             expected="a number above 0 and below 1, and at least two samples",
         )
     groups = samples.column(by) if by else None
-    if not isinstance(groups, Tensor) or groups.ndim != 1:
+    if not isinstance(groups, Tensor) or groups.ndim != 1 or groups.is_floating_point():
         groups = torch.zeros(len(samples), dtype=torch.int64)
     order = key(seed, samples.ids, 0).argsort()
     cut = torch.zeros(len(samples), dtype=torch.bool)
@@ -137,11 +141,17 @@ def carve(
 
 
 def with_labels(samples: Samples) -> Samples:
-    """Return the samples whose target is not −1, all of them if targets are no class numbers."""
+    """Return the samples whose target is not −1, or whose targets, if they are numbers, not NaN."""
     targets = samples.fields.get("targets") if isinstance(samples, Arrays) else None
-    if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+    if isinstance(targets, Jagged) and targets.values.is_floating_point():
+        there = targets.known
+    elif not isinstance(targets, Tensor):
         return samples
-    here = (targets != UNLABELLED).nonzero().squeeze(1)
+    elif targets.is_floating_point():
+        there = ~targets.isnan().view(len(targets), -1).any(dim=1)
+    else:
+        there = (targets != UNLABELLED).view(len(targets), -1).any(dim=1)
+    here = there.nonzero().squeeze(1)
     return samples if len(here) == len(samples) else samples.subset(here)
 
 
@@ -161,6 +171,16 @@ def repeated(samples: Samples, count: int) -> Samples:
 
 def _some(samples: Samples, most: int) -> Samples:
     return samples.subset(key(0, samples.ids, 0).argsort()[:most].sort().values)
+
+
+def _hidden(targets: Tensor | Jagged, rows: Tensor) -> Tensor | Jagged:
+    """Return targets of which some rows, (N,) bool, say that there is no label."""
+    if isinstance(targets, Jagged):
+        return targets.hidden(rows)
+    nothing = float("nan") if targets.is_floating_point() else UNLABELLED
+    if targets.dtype == torch.uint8:
+        targets = targets.short()  # which has a −1
+    return torch.where(rows.view(-1, *[1] * (targets.ndim - 1)), nothing, targets)
 
 
 def _neither_empty(cut: Tensor, order: Sequence[int] | Tensor) -> Tensor:

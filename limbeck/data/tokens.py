@@ -12,8 +12,10 @@ from typing import Any, final
 
 from torch import Tensor
 
+from limbeck.data.asking import Ask
 from limbeck.data.jagged import Jagged
-from limbeck.errors import InputError, unknown
+from limbeck.data.scripted import Lines
+from limbeck.errors import InputError, first_line, unknown
 from limbeck.imports import needed
 
 __all__ = ["KINDS", "Tokenizer"]
@@ -25,6 +27,14 @@ _STARTS = ("[BOS]", "<s>", "<bos>")
 _ENDS = ("[EOS]", "</s>", "<eos>", "<|endoftext|>", "[SEP]")
 _PADDINGS = ("[PAD]", "<pad>", "<|endoftext|>", "</s>")
 _UNKNOWNS = ("[UNK]", "<unk>")
+_SCRIPT = """reader = tokenizers.Tokenizer.from_file(str(here / "tokenizer.json"))
+reader.enable_truncation({})
+reader.enable_padding(pad_id={})
+read = reader.encode_batch(sys.argv[1:])
+inputs = {{
+    "input_ids": np.array([text.ids for text in read], "int64"),
+    "attention_mask": np.array([text.attention_mask for text in read], "int64"),
+}}"""
 
 
 @final
@@ -83,7 +93,7 @@ class Tokenizer:
         except InputError:
             raise
         except Exception as error:  # what is wrong with a folder can raise anything
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"no tokenizer could be read from {path}: {reason}",
                 expected=f"a folder with {_FILE}, as save_pretrained() writes it",
@@ -165,9 +175,21 @@ class Tokenizer:
             raise InputError(f"{type(texts).__name__} {texts!r:.60}", expected="a list of texts")
         return self.encode(texts).dense()
 
+    def asks(self) -> dict[str, Ask]:
+        return {"Text": Ask("text")}
+
+    def gathered(self, given: Mapping[str, Any]) -> Any:
+        return given["Text"]
+
     def fingerprint(self) -> str:
         """Return a hash of the tokenizer."""
         return hashlib.sha256(self.model.to_str().encode()).hexdigest()[:16]
+
+    def script(self) -> Lines:
+        """Return how texts are read without Limbeck, with the package ``tokenizers``."""
+        return Lines(
+            "import tokenizers", '"A TEXT" ...', "texts", _SCRIPT.format(self.length, self.padding)
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({type(self.model.model).__name__}, {self.vocab} tokens)"

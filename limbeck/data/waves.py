@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.data.asking import Ask
 from limbeck.data.jagged import Jagged
+from limbeck.data.scripted import Lines
 from limbeck.data.shown import Shown, heard
 from limbeck.errors import InputError
 from limbeck.imports import needed
@@ -24,6 +26,20 @@ __all__ = ["Recordings", "Waves", "decoded", "jagged", "resampled"]
 
 _NAMES = ("waveform", "mask")
 _LARGEST = 32768  # of 16 bits, what stands for 1.0
+_SCRIPT = """def heard(file):
+    with wave.open(file) as opened:
+        if (opened.getframerate(), opened.getsampwidth()) != (RATE, 2):
+            sys.exit(f"{file}: expected 16 bits at RATE Hz")
+        values = np.frombuffer(opened.readframes(opened.getnframes()), "<i2")
+        return values.reshape(-1, opened.getnchannels()).mean(axis=1).astype("int16")
+
+
+sounds = [heard(file) for file in sys.argv[1:]]
+places = np.arange(max(map(len, sounds)))
+inputs = {
+    "waveform": np.stack([np.pad(one, (0, len(places) - len(one))) for one in sounds]),
+    "mask": np.stack([places < len(one) for one in sounds]).astype("int64"),
+}"""
 
 
 def decoded(source: Path | bytes, name: str = "") -> tuple[np.ndarray, int]:
@@ -102,6 +118,17 @@ class Waves:
         if isinstance(raw, str | bytes | Path):
             raise InputError(f"{type(raw).__name__}", expected="a list of recordings")
         return jagged([self._values(each) for each in raw], self.rate).dense()
+
+    def asks(self) -> dict[str, Ask]:
+        return {"Recording": Ask("sound")}
+
+    def gathered(self, given: Mapping[str, Any]) -> Any:
+        return given["Recording"]
+
+    def script(self) -> Lines:
+        """Return how WAV files of 16 bits at this rate are read without Limbeck."""
+        usage, told = "SOUND.wav ...", f"WAV files of 16 bits, at {self.rate} Hz"
+        return Lines("import wave", usage, told, _SCRIPT.replace("RATE", str(self.rate)))
 
     def _values(self, found: Any) -> np.ndarray:
         if isinstance(found, str | Path | bytes):

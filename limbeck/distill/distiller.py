@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from limbeck.data.samples import Batch, cut
+from limbeck.distill.suiting import check_losses
 from limbeck.errors import InputError
 from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import at_rest, call, logits_of, macs
@@ -28,7 +29,7 @@ from limbeck.methods.match import Match
 from limbeck.methods.method import Method, as_method
 from limbeck.students.adapters import Alignment, Alignments, align
 from limbeck.tasks.mixed import label_loss
-from limbeck.tasks.task import Task, Tokened
+from limbeck.tasks.task import Spread, Task, Tokened
 from limbeck.teachers.knowing import Knowing
 from limbeck.teachers.module import Teacher
 
@@ -156,6 +157,7 @@ class Distiller(nn.Module):
             made = [self._alignment(match, own, theirs) for match in self.method.matches]
             self.alignments = nn.ModuleList(made).to(own.logits.device)
             self._make_losses(own, theirs)
+            check_losses(self.task, self.method.matches, self._made, few)
         if not len(self.losses):  # those with a memory would remember the dry run
             with torch.no_grad():
                 self._terms(few, own, theirs, views)
@@ -265,6 +267,9 @@ class Distiller(nn.Module):
             more = match.read(batch) | {name: seen[0][tap] for name, tap in match.taps.items()}
             if own.mask is None:
                 context["mask"] = self._tokens(batch, pair[0])
+            if isinstance(self.task, Spread) and _of_classes(match):
+                pair = (self.task.over_classes(pair[0]), self.task.over_classes(pair[1]))
+                context["mask"] = self.task.labelled(batch) if "targets" in match.context else None
             value = match.compare(pair[0], pair[1], context | more, loss)
             terms[_unused(match.name, terms)] = (value_at(match.weight, self.progress), value)
         return terms
@@ -363,6 +368,11 @@ class Distiller(nn.Module):
                     f"({sizes[1]:,}); is that meant?",
                     stacklevel=3,
                 )
+
+
+def _of_classes(match: Match) -> bool:
+    """Whether a match compares the classes of whole answers."""
+    return match.spec.align == "classes" and match.student == "logits" == match.teacher
 
 
 def _pair(match: Match, own: Knowledge, theirs: Knowledge | None) -> tuple[Any, Any]:

@@ -133,8 +133,12 @@ def at_once(source: Feed, task: Task, batch_size: int) -> int:
     """
     if not isinstance(source, Loader) or not isinstance(source.samples, Arrays):
         return _MEASURED
-    mask = task.mask(task.named(next(source.epoch(0))))
-    return _MEASURED if mask is None or mask.ndim < 2 else min(_MEASURED, batch_size)
+    batch = task.named(next(source.epoch(0)))
+    mask = task.mask(batch)
+    several = mask is not None and mask.ndim > 1
+    if several or float(task.count(batch)) > len(task.targets(batch)):
+        return min(_MEASURED, batch_size)
+    return _MEASURED
 
 
 def inspected(source: Feed, task: Task) -> bool:

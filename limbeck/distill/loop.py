@@ -26,6 +26,7 @@ from limbeck.distill.distiller import Distilled, Distiller
 from limbeck.distill.engine import engine, place
 from limbeck.distill.feed import Feed, at_once, check_stored, feed, inspected, pieces, put
 from limbeck.distill.interrupt import Interrupt, interruptible
+from limbeck.distill.moved import with_labels_moved
 from limbeck.distill.on_policy import Rewrite
 from limbeck.distill.plan import Plan, plan
 from limbeck.distill.state import State, Weights
@@ -136,17 +137,10 @@ def fit(
             expected="at least 1 of the first two, and a decay between 0 and 1",
         )
     here = place()
+    train, augment = with_labels_moved(train, augment, distiller.task)
     part: dict[str, Any] = {"rank": here.rank, "world": here.world}
-    source = feed(
-        train,
-        batch_size,
-        here.device,
-        shuffle=True,
-        seed=seed,
-        augment=augment,
-        views=views,
-        **part,
-    )
+    order: dict[str, Any] = {"seed": seed, "augment": augment, "views": views}
+    source = feed(train, batch_size, here.device, shuffle=True, **order, **part)
     check_stored(distiller.teacher, train, augment, rewritten=rewrite is not None)
     size = at_once(source, distiller.task, batch_size)
     checks = (

@@ -1,24 +1,32 @@
 """What a model is worth and what it costs."""
 
-from limbeck.evaluate.cost import Cost, Timing, costs, peak_memory, size_bytes, timings
+from limbeck.evaluate.bench import Contender, bench, invented
+from limbeck.evaluate.cost import Cost, Timing, costs, peak_memory, timings
 from limbeck.evaluate.examples import Differing
 from limbeck.evaluate.produced import Produced, produce
 from limbeck.evaluate.quality import Measured, evaluate
+from limbeck.evaluate.runtimes import Network, Runner, opened, size_bytes
 from limbeck.evaluate.similarity import cka, layer_similarity, natural_taps
 from limbeck.knowledge.model import macs
 
 __all__ = [
+    "Contender",
     "Cost",
     "Differing",
     "Measured",
+    "Network",
     "Produced",
+    "Runner",
     "Timing",
+    "bench",
     "cka",
     "costs",
     "evaluate",
+    "invented",
     "layer_similarity",
     "macs",
     "natural_taps",
+    "opened",
     "peak_memory",
     "produce",
     "size_bytes",

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from limbeck.data.samples import cut
+from limbeck.evaluate.runtimes import Network, Runner, size_bytes
 from limbeck.knowledge.model import call, macs
-from limbeck.students.build import tensors
 
 __all__ = ["Cost", "Timing", "costs", "peak_memory", "size_bytes", "timings"]
 
@@ -48,34 +49,37 @@ class Timing:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs on the machine at hand, in float32 and without compilation.
+    """What a model costs on the machine at hand; PyTorch's in float32 and without compilation.
 
     Attributes:
-        parameters: how many numbers were trained.
-        size_bytes: the size of its weights as safetensors.
-        macs: multiply-accumulates for one sample, as far as the counter knows the operations.
+        parameters: how many numbers were trained; ``None``, as elsewhere, if that is not known.
+        size_bytes: of its weights as safetensors, or of its file.
+        macs: multiply-accumulates for one sample, as far as the counter knows the operations; of
+            PyTorch's models.
         macs_coverage: the share of the weights that belong to counted operations, 0 to 1.
         latency_ms: median and 95th percentile for one sample, in milliseconds.
         throughput_per_s: samples per second in batches of ``throughput_batch``.
         throughput_batch: B for that.
         peak_memory_bytes: weights, input and the most intermediate results alive at once, for that
-            batch; on a GPU what its allocator reports.
+            batch; on a GPU what its allocator reports; of PyTorch's models.
         energy_j: joules per sample, with the source of the number; not measured here.
         threads: how many the processor used.
         device: where it was measured.
+        runtime: what ran it, with its version.
     """
 
-    parameters: int
-    size_bytes: int
+    parameters: int | None
+    size_bytes: int | None
     macs: int | None
     macs_coverage: float | None
     latency_ms: Mapping[str, float]
     throughput_per_s: float
     throughput_batch: int
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     energy_j: None
-    threads: int
+    threads: int | None
     device: str
+    runtime: str
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a report keeps it."""
@@ -83,7 +87,7 @@ class Cost:
 
 
 def costs(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, nn.Module | Runner],
     inputs: Any,
     *,
     own: Mapping[str, Any] | None = None,
@@ -92,7 +96,7 @@ def costs(
     """Measure several models on the same inputs, in turn, so that drift of the machine cancels.
 
     Args:
-        models: by name; left in eval mode.
+        models: by name; modules are left in eval mode, others run in their own runtime.
         inputs: what a model is called with, B samples; the latency is that of the first alone.
         own: other inputs, by model, for those that are called with something else.
         seconds: about how long to time for each model and batch size.
@@ -101,15 +105,22 @@ def costs(
     >>> found.parameters, found.macs, found.macs_coverage
     (10, 8, 1.0)
     """
-    for model in models.values():
-        model.eval()
-    whole = {name: (own or {}).get(name, inputs) for name in models}
-    ones = {name: tree_map(lambda tensor: tensor[:1], given) for name, given in whole.items()}
-    single = timings(models, inputs, own=ones, seconds=seconds)
-    many = timings(models, inputs, own=whole, seconds=seconds)
-    return {
-        name: _cost(model, whole[name], ones[name], single[name], many[name])
+    runners = {
+        name: Network(model) if isinstance(model, nn.Module) else model
         for name, model in models.items()
+    }
+    with torch.inference_mode():
+        given = {name: (own or {}).get(name, inputs) for name in runners}
+        whole = {name: (runner.prepared(given[name]),) for name, runner in runners.items()}
+        ones = {
+            name: (runner.prepared(cut(given[name], slice(1))),) for name, runner in runners.items()
+        }
+    calls = {name: runner.run for name, runner in runners.items()}
+    single = timings(calls, None, own=ones, seconds=seconds)
+    many = timings(calls, None, own=whole, seconds=seconds)
+    return {
+        name: _cost(runner, whole[name][0], ones[name][0], single[name], many[name])
+        for name, runner in runners.items()
     }
 
 
@@ -122,6 +133,9 @@ def timings(
     seconds: float,
 ) -> dict[str, Timing]:
     """Time one forward pass of each model, warm and in turn.
+
+    Each timed pass follows one of the same model that is not, so that none finds the processor's
+    caches as another model left them.
 
     Args:
         models: by name, in eval mode.
@@ -138,6 +152,7 @@ def timings(
     enough = seconds * len(models)
     while len(next(iter(spent.values()))) < 200:
         for name, model in models.items():
+            call(model, given[name])
             spent[name].append(_timed(model, given[name]))
         if time.perf_counter() - began > enough and len(next(iter(spent.values()))) >= 5:
             break
@@ -150,11 +165,6 @@ def timings(
         )
         for name, times in spent.items()
     }
-
-
-def size_bytes(model: nn.Module) -> int:
-    """Return the size of a model's weights as a safetensors file."""
-    return len(save(tensors(model)))
 
 
 @torch.inference_mode()
@@ -203,26 +213,31 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def _cost(model: nn.Module, inputs: Any, one: Any, single: Timing, many: Timing) -> Cost:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    counted, coverage = macs(model, one)
+def _cost(runner: Runner, inputs: Any, one: Any, single: Timing, many: Timing) -> Cost:
+    size, device = runner.size(), "cpu"
+    counted = coverage = peak = None
+    if isinstance(runner, Network):
+        device = str(next((p.device for p in runner.model.parameters()), "cpu"))
+        counted, coverage = macs(runner.model, one)
+        peak = peak_memory(runner.model, inputs)
     return Cost(
-        parameters=sum(p.numel() for p in model.parameters()),
-        size_bytes=size_bytes(model),
+        parameters=size.parameters,
+        size_bytes=size.bytes,
         macs=counted,
         macs_coverage=coverage,
         latency_ms={"p50": single.p50_ms, "p95": single.p95_ms},
         throughput_per_s=many.throughput_per_s,
         throughput_batch=many.batch_size,
-        peak_memory_bytes=peak_memory(model, inputs),
+        peak_memory_bytes=peak,
         energy_j=None,
-        threads=torch.get_num_threads(),
-        device=str(device),
+        threads=runner.threads,
+        device=device,
+        runtime=runner.runtime,
     )
 
 
 def _count(inputs: Any) -> int:
-    return len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
+    return len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, (Tensor, np.ndarray))))
 
 
 def _timed(model: Callable[..., Any], inputs: Any) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from limbeck.data.random import key
 from limbeck.data.samples import Batch, Samples
 from limbeck.data.shown import shown
-from limbeck.tasks.task import Telling
+from limbeck.tasks.task import Drawing, Telling
 
 __all__ = ["Differing"]
 
@@ -22,6 +23,7 @@ _GROUPS = {
     (False, False): "Both are wrong, each in its way",
     (None, None): "They differ",
 }
+_PICKED = "Chosen by chance"
 _MOST_PER_BATCH = 32
 
 
@@ -33,6 +35,7 @@ class Differing:
         samples: where the batches are from; they show themselves.
         pair: whose answers are compared, the teacher's first.
         most: how many samples are kept of each kind: the one right, the other, or neither.
+        chance: how many are kept besides, chosen by a hash of their ids, whatever the answers are.
 
     >>> import torch
     >>> from limbeck.data import Arrays
@@ -52,9 +55,12 @@ class Differing:
         samples: Samples,
         pair: tuple[str, str] = ("teacher", "student"),
         most: int = 6,
+        chance: int = 0,
     ) -> None:
         self.task, self.samples, self.pair, self.most = task, samples, pair, most
+        self.chance = chance
         self.differing = self.all = 0
+        self._picked: list[tuple[int, dict[str, Any]]] = []
         self._kept: dict[tuple[bool | None, bool | None], list[dict[str, Any]]] = {}
 
     def update(self, batch: Batch, said: Mapping[str, Tensor]) -> None:
@@ -71,25 +77,46 @@ class Differing:
         for distance, row in zip(*(found.tolist() for found in farthest), strict=True):
             if distance > 0 and "id" in batch:
                 self._keep(distance, row, batch, said)
+        if self.chance and "id" in batch:
+            self._pick(apart, batch, said)
 
     def compute(self) -> dict[str, Any]:
         """Return what a page shows, JSON-like; the samples that are farthest apart first."""
         groups = []
-        for kind, title in _GROUPS.items():
-            if kept := self._kept.get(kind):
+        kinds = {title: self._kept.get(kind) for kind, title in _GROUPS.items()}
+        for title, kept in {_PICKED: [entry for _, entry in self._picked], **kinds}.items():
+            if kept:
                 samples = [e | {"shown": shown(self.samples, e["id"])} for e in kept]
                 groups.append({"title": title, "samples": samples})
         return {"differing": self.differing, "of": self.all, "groups": groups}
 
     def _keep(self, distance: float, row: int, batch: Batch, said: Mapping[str, Tensor]) -> None:
-        answers = {name: self.task.told(logits, batch, row) for name, logits in said.items()}
-        rights = [answers[name].get("right") for name in self.pair]
+        entry = self._entry(distance, row, batch, said)
+        rights = [entry["answers"][name].get("right") for name in self.pair]
         kind = (rights[0], rights[1]) if None not in rights else (None, None)
-        entry = {
+        kept = [*self._kept.get(kind, []), entry]
+        self._kept[kind] = sorted(kept, key=lambda each: -each["apart"])[: self.most]
+
+    def _pick(self, apart: Tensor, batch: Batch, said: Mapping[str, Tensor]) -> None:
+        """Keep the samples whose hashes are the smallest of all so far."""
+        chances = key(0, batch["id"], 0)
+        least = chances.topk(min(self.chance, len(chances)), largest=False)
+        new = zip(least.values.tolist(), least.indices.tolist(), strict=True)
+        found = [(c, self._entry(float(apart[row]), row, batch, said)) for c, row in new]
+        self._picked = sorted([*self._picked, *found], key=lambda each: each[0])[: self.chance]
+
+    def _entry(
+        self, distance: float, row: int, batch: Batch, said: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        answers = {name: self.task.told(answer, batch, row) for name, answer in said.items()}
+        entry: dict[str, Any] = {
             "id": int(batch["id"][row]),
             "apart": distance,
             "wanted": self.task.wanted(batch, row),
             "answers": answers,
         }
-        kept = [*self._kept.get(kind, []), entry]
-        self._kept[kind] = sorted(kept, key=lambda each: -each["apart"])[: self.most]
+        if isinstance(self.task, Drawing):
+            entry["drawn"] = self.task.drawn(None, batch, row)
+            for name, answer in said.items():
+                answers[name] = answers[name] | {"drawn": self.task.drawn(answer, batch, row)}
+        return entry

@@ -5,7 +5,8 @@ Letters: B samples, T tokens, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from limbeck.data.samples import Batch
 from limbeck.evaluate.fidelity import Fidelity, alike
 from limbeck.tasks.task import Comparing, Quality, Task
 
-__all__ = ["Measured", "evaluate"]
+__all__ = ["Measured", "alone", "evaluate"]
 
 Answer = Callable[[Batch], Tensor]
 
@@ -32,6 +33,22 @@ class Measured:
 
     quality: Quality
     fidelity: Mapping[str, float]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let metrics that are made inside count the samples of this process, and wait for no other.
+
+    Without it they are summed over all processes, all of which must then take part.
+    """
+    from torchmetrics import metric
+
+    known = metric.jit_distributed_available
+    metric.jit_distributed_available = lambda: False
+    try:
+        yield
+    finally:
+        metric.jit_distributed_available = known
 
 
 @torch.inference_mode()

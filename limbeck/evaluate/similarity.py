@@ -54,6 +54,8 @@ def layer_similarity(
 ) -> dict[str, Sequence[Any]]:
     """Return the alignment of every natural place of one model with every one of another.
 
+    A place that yields several rows of each sample, one for each frame say, counts with their mean.
+
     Args:
         first: a model in eval mode and its inputs for N samples.
         second: another and its inputs for the same samples.
@@ -71,9 +73,18 @@ def _features(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     taps.prepare(tree_map(lambda tensor: tensor[:2], inputs))
     try:
         with at_rest(model):
-            return taps.capture(lambda: call(model, inputs))[1]
+            found = taps.capture(lambda: call(model, inputs))[1]
     finally:
         taps.remove()
+    count = len(found["logits"])
+    return {tap: _by_sample(rows, count) for tap, rows in found.items()}
+
+
+def _by_sample(rows: Tensor, count: int) -> Tensor:
+    if len(rows) == count or len(rows) % count:
+        return rows
+    grouped: Tensor = rows.unflatten(0, (count, -1))
+    return grouped.mean(dim=1)
 
 
 def _yields_a_tensor(model: nn.Module, tap: str, inputs: Any) -> bool:

@@ -45,7 +45,9 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits in what a model returned: itself, its ``logits`` entry, or the first item.
+    """Return the logits in what a model returned: itself, an entry of it, or its first item.
+
+    The entry is ``logits``, as Hugging Face calls them, or ``out``, as torchvision does.
 
     >>> logits_of({"logits": torch.zeros(1, 2), "loss": None}).shape
     torch.Size([1, 2])
@@ -53,14 +55,15 @@ def logits_of(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
-        found = output.get("logits")
+        found = output.get("logits", output.get("out"))
     else:
         found = output[0] if isinstance(output, Sequence) and output else None
     if isinstance(found, Tensor):
         return found
     raise InputError(
         f"the model returned {describe(output)}",
-        expected="logits: a tensor, a mapping with 'logits', or a tuple that begins with a tensor",
+        expected="logits: a tensor, a mapping with 'logits' or 'out', or a tuple that begins with "
+        "a tensor",
     )
 
 

@@ -20,6 +20,7 @@ from limbeck.losses.classifiers import class_activation, one_for_all, simkd, sof
 from limbeck.losses.contrast import Contrastive, affinity_mimic, contrastive
 from limbeck.losses.decoupled import dkd, nkd, weighted_soft_label
 from limbeck.losses.dense import FocalGlobal, focal_global, localization, pair_wise, pixel_wise
+from limbeck.losses.detectors import detection
 from limbeck.losses.divergences import (
     binary_kl,
     jensen_shannon,
@@ -162,6 +163,7 @@ __all__ = [
     "ctc_aligned",
     "ctc_sequence",
     "declare",
+    "detection",
     "dist",
     "dkd",
     "factor_transfer",

@@ -249,8 +249,13 @@ def relaxed_ranking(
     student, teacher = comparable(student, teacher, mask, remedy=_REMEDY)
     if k < 1:
         raise InputError(f"k is {k}", expected="at least one interesting item")
-    terms, _ = _plackett_luce(student, teacher)
-    return reduce(terms[..., :k].sum(-1), mask, reduction)
+    # Only the first K are put in order: to sort a whole catalogue would take many times as long.
+    order = teacher.topk(min(k, teacher.shape[-1]), dim=-1).indices
+    student = student.clamp(min=_LOWEST)
+    scores = student.gather(-1, order)
+    others = student.scatter(-1, order, _LOWEST).logsumexp(-1, keepdim=True)
+    rest = torch.cat((scores, others), -1).flip(-1).logcumsumexp(-1).flip(-1)[..., :-1]
+    return reduce((rest - scores).sum(-1), mask, reduction)
 
 
 def _plackett_luce(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from limbeck.methods.adaptive import (
 )
 from limbeck.methods.blocks import distilbert, minilm, pkd, tinybert
 from limbeck.methods.contrast import affinity, crd, prototype
-from limbeck.methods.dense import cwd_logits, fgd, ld, segmentation
+from limbeck.methods.dense import cwd_logits, detection, fgd, ld, segmentation
 from limbeck.methods.divergences import (
     binary,
     jensen_shannon,
@@ -68,6 +68,7 @@ __all__ = [
     "cwd",
     "cwd_logits",
     "described",
+    "detection",
     "dist",
     "distilbert",
     "dkd",

@@ -11,12 +11,15 @@ from typing import Literal
 
 from limbeck.errors import InputError
 from limbeck.losses import dense as losses
+from limbeck.losses import detectors
 from limbeck.losses.maps import channel_wise
 from limbeck.methods.about import About
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
 
-__all__ = ["cwd_logits", "fgd", "ld", "segmentation"]
+__all__ = ["cwd_logits", "detection", "fgd", "ld", "segmentation"]
+
+_ANSWERS = ("output[classes]", "output[edges]")
 
 _LEVELS = tuple(f"neck.fpn_convs.{level}.conv" for level in range(5))
 
@@ -64,6 +67,56 @@ def ld(
         raise InputError(f"bins is {bins}", expected="1 or more")
     match = Match(
         student, teacher, losses.localization, weight=weight / bins, temperature=temperature
+    )
+    return Method((match,))
+
+
+@described(
+    About(
+        "Localization Distillation for Dense Object Detection",
+        "Zheng et al.",
+        2022,
+        "arXiv:2102.12252",
+        "dense",
+        "classes, distributions of edges",
+    )
+)
+def detection(
+    weight: float = 1.0,
+    edges: float = 0.25,
+    temperature: float = 1.0,
+    edge_temperature: float = 4.0,
+    student: Sequence[str] = _ANSWERS,
+    teacher: Sequence[str] = _ANSWERS,
+) -> Method:
+    r"""Match the classes at all places, and the edges of boxes where the teacher is sure.
+
+    label + weight·(KL of the classes, each a yes or no, + λ·KL of the edges), for detectors that
+    answer place by place, as those of the zoo do. It differs from the paper in where edges count,
+    see :func:`limbeck.losses.detection`; the weights are starting points of our own.
+
+    Args:
+        weight: of the loss.
+        edges: λ; 0 leaves the edges out.
+        temperature: T of the classes.
+        edge_temperature: T of the edges.
+        student: the student's logits of classes (B, L, C) and of edges (B, 4·L, N).
+        teacher: the teacher's, at the same places.
+
+    Source: edges after Zheng et al. 2022, arXiv:2102.12252; classes after Yang et al. 2023,
+    arXiv:2308.06453.
+
+    >>> detection().matches[0].name
+    'detection output[classes] output[edges]'
+    """
+    match = Match(
+        student,
+        teacher,
+        detectors.detection,
+        weight=weight,
+        edges=edges,
+        temperature=temperature,
+        edge_temperature=edge_temperature,
     )
     return Method((match,))
 

@@ -8,17 +8,32 @@ from pathlib import Path
 
 from limbeck.distill.engine import place
 from limbeck.errors import InputError
+from limbeck.pipeline.compare import compare, ratio
 from limbeck.pipeline.folder import RunFolder
+from limbeck.pipeline.layout import lay_out
 from limbeck.pipeline.learner import Learner
 from limbeck.pipeline.measure import measure
 from limbeck.pipeline.publish import publish, rebuild_page
 from limbeck.pipeline.run import Run
+from limbeck.pipeline.walk import Made, opened, walk
 from limbeck.progress import Console, Silent
 from limbeck.recipe import Recipe, load
 
-__all__ = ["STAGES", "Learner", "Run", "RunFolder", "evaluate", "report", "run"]
+__all__ = [
+    "STAGES",
+    "Learner",
+    "Made",
+    "Run",
+    "RunFolder",
+    "compare",
+    "evaluate",
+    "opened",
+    "ratio",
+    "report",
+    "run",
+]
 
-STAGES = ("teacher", "knowledge", "distill", "evaluate", "report")
+STAGES = ("teacher", "knowledge", "distill", "compress", "export", "evaluate", "report")
 
 
 def run(
@@ -41,7 +56,8 @@ def run(
         resume: there must be something to go on with.
         replace: stages of another recipe in the folder may be overwritten.
         reuse: another run, whose stages are taken over where they are the same.
-        until: stop after ``teacher``, ``knowledge``, ``distill``, ``evaluate`` or ``report``.
+        until: stop after ``teacher``, ``knowledge``, ``distill``, ``compress``, ``export``,
+            ``evaluate`` or ``report``.
         console: is told how it goes.
     """
     here = place()
@@ -53,23 +69,16 @@ def run(
     folder.begin(recipe)
     if reuse is not None:
         folder.reuse(Path(reuse))
-    trained = [running.teacher()]
-    if until == "teacher":
-        return path
-    texts = running.texts(trained[0])
-    known = running.knowledge(trained[0], texts)
-    if until == "knowledge":
-        return path
-    for seed in recipe.seeds:
-        trained.append(running.student(seed, trained[0], known, texts))
-        if recipe.control:
-            trained.append(running.control(seed))
-    if until == "distill":
-        return path
-    measured = measure(running, trained)
+    made = Made(running)
+    for done in walk(made):
+        if done == "export":
+            lay_out(running, made.products)
+        if done == until:
+            return path
+    measured = measure(running, made.trained, made.products)
     if until == "evaluate":
         return path
-    publish(running, trained, measured)
+    publish(running, made.trained, measured, made.products)
     return path
 
 

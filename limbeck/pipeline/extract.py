@@ -102,9 +102,11 @@ def _classes(run: Run) -> int:
 
 def _places(run: Run) -> float:
     """Return how many answers a sample has: one, or the mean of those that count in a few."""
-    few = next(iter(Loader(run.data.train, min(32, len(run.data.train)))))
-    mask = run.task.mask(run.task.named(few))
-    return 1.0 if mask is None or mask.ndim < 2 else float(mask.sum() / len(mask))
+    few = run.task.named(next(iter(Loader(run.data.train, min(32, len(run.data.train))))))
+    mask, samples = run.task.mask(few), len(run.task.targets(few))
+    if mask is None or mask.ndim < 2:
+        return max(1.0, float(run.task.count(few)) / samples)
+    return float(mask.sum() / len(mask))
 
 
 def _planned(run: Run, known: Knowing) -> Knowing:

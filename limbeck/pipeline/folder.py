@@ -49,16 +49,20 @@ class RunFolder:
         path: the folder.
         main: whether this process writes.
         barrier: waits for all processes.
+        closed: whether its stages can only be found done.
         finished: the stages that are done, in order.
     """
 
     path: Path
     main: bool = True
     barrier: Callable[[], None] = lambda: None
+    closed: bool = False
     finished: list[Finished] = field(default_factory=list)
 
     def claim(self, recipe: Recipe, *, resume: bool = False, replace: bool = False) -> None:
         """Make sure that the folder may be taken for a recipe; nothing is written yet.
+
+        What is exported may be another: that loses no stage.
 
         Args:
             recipe: what is run.
@@ -75,6 +79,7 @@ class RunFolder:
             )
         if kept.is_file() and not replace and self._has_results():
             changes = differences(load(str(kept)), recipe)
+            changes = [change for change in changes if not change.startswith("export")]
             if changes:
                 shown = "; ".join(changes[:5]) + (" …" if len(changes) > 5 else "")
                 raise InputError(
@@ -115,6 +120,12 @@ class RunFolder:
         fingerprint = digest({"stage": name, **made_from})
         known = self._done(final, fingerprint)
         self.barrier()
+        if known is None and self.closed:
+            raise InputError(
+                f"the run in {self.path} is not finished: its stage {name} is not done, "
+                "or was made from something else",
+                remedy=f"Finish it: limbeck run {self.path} --resume.",
+            )
         if known is None:
             if self.main:
                 self._open(draft, fingerprint, made_from)
@@ -146,7 +157,7 @@ class RunFolder:
 
     def log(self, event: str, **facts: Any) -> None:
         """Add a line to ``log.jsonl``."""
-        if self.main:
+        if self.main and not self.closed:
             line = {
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "event": event,

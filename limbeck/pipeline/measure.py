@@ -8,49 +8,65 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, final
 
 from torch import Tensor, nn
 
-from limbeck.data.samples import Batch, cut
+from limbeck.data.samples import Batch
 from limbeck.distill.feed import feed, put
-from limbeck.evaluate import Differing, Measured, costs, evaluate, layer_similarity, produce
-from limbeck.evaluate.cost import Cost, timings
+from limbeck.evaluate import (
+    Contender,
+    Differing,
+    Measured,
+    costs,
+    evaluate,
+    layer_similarity,
+    produce,
+)
+from limbeck.evaluate.runtimes import Network, Runner, logits_from
 from limbeck.files import write_json
 from limbeck.knowledge.model import call, logits_of
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
 from limbeck.pipeline.learner import Learner
+from limbeck.pipeline.product import Product
 from limbeck.pipeline.run import Run
 from limbeck.progress import Listener
-from limbeck.tasks import Producing, Telling
+from limbeck.tasks import Presenting, Producing, Telling
 from limbeck.teachers import Foreign, Knowing, Teacher
 from limbeck.teachers.foreign import Size
 
-__all__ = ["measure"]
+if TYPE_CHECKING:
+    from limbeck.pipeline.walk import Made
+
+__all__ = ["contenders", "measure"]
 
 _ALIKE_SAMPLES = 256
+_PICKED = 5  # test samples that are shown whatever the models answer
 _TOGETHER = 2**23  # numbers in one model's answers to a batch of test samples, at most
 
 
-def measure(run: Run, trained: Sequence[Finished]) -> Finished:
+def measure(run: Run, trained: Sequence[Finished], products: Sequence[Product] = ()) -> Finished:
     """Evaluate the teacher, the students and the controls; ``results.json`` holds what was found.
 
     Args:
         run: whose models they are.
         trained: the stages that trained them, the teacher's first.
+        products: what else was made of the student that ships.
     """
-    made_from = {
+    made_from: dict[str, Any] = {
         "trained": [stage.fingerprint for stage in trained],
         "data": run.data.fingerprint(),
         "evaluate": run.recipe.evaluate.model_dump(),
     }
+    if products:
+        made_from["products"] = [[made.name, made.stage.fingerprint] for made in products]
 
     def work(path: Path, listener: Listener) -> str:
         learners = [Learner.of(stage) for stage in trained]
-        results = _results(run, learners)
+        results = _results(run, learners, products)
         if run.here.rank == 0:
-            results["cost"] = _costs(run, learners[0])
+            results["cost"] = _costs(run, learners[0], products)
             results["similarity"] = _similarity(run, learners)
             write_json(path / "results.json", results)
         return f"{results['samples']:,} test samples"
@@ -58,15 +74,18 @@ def measure(run: Run, trained: Sequence[Finished]) -> Finished:
     return run.stage("evaluate", made_from, work)
 
 
-def _results(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
+def _results(run: Run, learners: Sequence[Learner], products: Sequence[Product]) -> dict[str, Any]:
     """Measure quality and fidelity in one pass over the test samples."""
     answers: dict[tuple[str, int, str], Callable[[Batch], Tensor]] = {}
-    for learner in learners:
+    speaks = run.recipe.teacher.answers
+    for learner in learners if speaks else learners[1:]:
         best = _answer(run, learner, learner.best)
         answers[learner.role, learner.seed, "best"] = best
         same = learner.last is learner.best
         last = best if same else _answer(run, learner, learner.last)
         answers[learner.role, learner.seed, "last"] = last
+    for made in products:
+        answers[made.name, made.seed, "best"] = _answers_of(run, made)
     labels = {" ".join(map(str, key)): key for key in answers}
     examples = _Examples(run, labels, learners)
     batches = _test_batches(run, _fitting(run, learners[0]))
@@ -74,15 +93,19 @@ def _results(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
         {label: answers[key] for label, key in labels.items()},
         batches,
         run.task,
-        reference=answers[learners[0].role, learners[0].seed, "best"],
+        reference=answers[learners[0].role, learners[0].seed, "best"] if speaks else None,
         watch=examples.watch,
     )
-    models: dict[str, dict[str, list[Any]]] = {}
+    models: dict[str, dict[str, Any]] = {}
+    if not speaks:  # what it answers is about something else
+        models["teacher"] = {"quality": [], "fidelity": [], "details": [], "seeds": []}
     for label, (role, seed, which) in labels.items():
         lists = models.setdefault(role, {})
         _add(lists, found[label], "" if which == "best" else "last_")
         if which == "best":
             lists.setdefault("seeds", []).append(seed)
+    for made in products:
+        models[made.name] |= {"role": made.role, "note": made.note}
     results = {"samples": len(run.data.test), "models": models, "examples": examples.found()}
     task: Any = run.task
     if isinstance(task, Producing):
@@ -119,7 +142,7 @@ def _producer(run: Run, task: Producing, learner: Learner) -> Callable[[Batch], 
     """Return what gives a learner's texts for a batch; ``None`` for a teacher without a module."""
     if learner.role == "teacher":
         known = run.origin.load(learner.best, learner.record)
-        if not isinstance(known, Teacher):
+        if not isinstance(known, Teacher) or not run.recipe.teacher.answers:
             return None
         teacher = known
         return lambda batch: task.produced(
@@ -157,10 +180,14 @@ class _Examples:
         self.names = {
             label: role
             for label, (role, seed, which) in labels.items()
-            if which == "best" and first[role] == seed
+            if which == "best" and first.get(role) == seed
         }
         task: Any = run.task
-        self.seen = Differing(task, run.data.test) if isinstance(task, Telling) else None
+        chance, self.more = 0, {}
+        if isinstance(task, Presenting):
+            chance, self.more = _PICKED, {"headings": task.headings}
+        telling = isinstance(task, Telling) and run.recipe.teacher.answers
+        self.seen = Differing(task, run.data.test, chance=chance) if telling else None
 
     def watch(self, batch: Batch, said: Mapping[str, Tensor]) -> None:
         """Look at the answers to one batch."""
@@ -169,7 +196,7 @@ class _Examples:
 
     def found(self) -> dict[str, Any] | None:
         """Return what the page shows."""
-        return None if self.seen is None else self.seen.compute()
+        return None if self.seen is None else self.seen.compute() | self.more
 
 
 def _add(lists: dict[str, list[Any]], found: Measured, prefix: str) -> None:
@@ -198,6 +225,12 @@ def _answer(run: Run, learner: Learner, weights: dict[str, Tensor]) -> Callable[
     return answer
 
 
+def _answers_of(run: Run, made: Product) -> Callable[[Batch], Tensor]:
+    """Return what gives a finished model's logits for a batch, in its own runtime."""
+    runner = made.opened()
+    return lambda batch: logits_from(runner, run.task.inputs(batch))
+
+
 def _model(run: Run, weights: dict[str, Tensor] | None = None) -> nn.Module:
     """Return the student's network as it ships, in eval mode."""
     plan = run.plans["student"]
@@ -209,39 +242,61 @@ def _first(run: Run) -> nn.Module:
     return (build.preprocess(run.recipe, run.recipe.student) or nn.Identity()).to(run.here.device)
 
 
-def _costs(run: Run, teacher: Learner) -> dict[str, Any]:
-    """Measure teacher and student; the control is the student's network."""
+def contenders(made: Made, batch: int) -> dict[str, Contender]:
+    """Return the models of a finished run, with validation samples as each takes them.
+
+    Args:
+        made: what the run made.
+        batch: how many samples.
+    """
+    run, samples = made.run, _samples(made.run, batch)
+    teacher = Learner.of(made.trained[0])
+    found = _runners(run, teacher, samples, made.products)
+    files = {each.name: each.file for each in made.products}
+    told = "validation samples"
+    return {n: Contender(*each, told, files.get(n)) for n, each in found.items()}
+
+
+def _runners(
+    run: Run, teacher: Learner, batch: Batch, products: Sequence[Product]
+) -> dict[str, tuple[Runner, Any]]:
+    """Return teacher, student and what was made of it, each with its inputs for a batch."""
+    known, inputs = run.origin.load(teacher.best, teacher.record), run.task.inputs(batch)
+    found: dict[str, tuple[Runner, Any]] = {"teacher": (_Elsewhere(known), batch)}
+    if isinstance(known, Teacher):
+        found["teacher"] = (Network(known.module), known.prepared(batch))
+    found["student"] = (Network(_model(run), _first(run)), inputs)
+    return found | {made.name: (made.opened(), inputs) for made in products}
+
+
+def _costs(run: Run, teacher: Learner, products: Sequence[Product]) -> dict[str, Any]:
+    """Measure teacher, student and what was made of it; the control is the student's network."""
     batch, seconds = _samples(run, run.recipe.evaluate.batch_size), run.recipe.evaluate.seconds
-    known = run.origin.load(teacher.best, teacher.record)
-    models, own = {"student": _model(run)}, {}
-    if isinstance(known, Teacher):
-        own = {"teacher": known.prepared(batch)}
-        models = {"teacher": known.module} | models
-    inputs = _first(run)(run.task.inputs(batch))
-    found = {n: c.as_json() for n, c in costs(models, inputs, own=own, seconds=seconds).items()}
-    return {"teacher": _cost_outside(known, batch, seconds)} | found
+    models = _runners(run, teacher, batch, products)
+    runners = {name: runner for name, (runner, _) in models.items()}
+    own = {name: given for name, (_, given) in models.items()}
+    found = costs(runners, None, own=own, seconds=seconds)
+    return {name: cost.as_json() for name, cost in found.items()}
 
 
-def _cost_outside(known: Knowing, batch: Batch, seconds: float) -> dict[str, Any]:
-    """Return what can be known of a teacher that is no PyTorch module; the rest is ``None``."""
-    if isinstance(known, Teacher):
-        return {}
+@final
+class _Elsewhere:
+    """A teacher that is no PyTorch module, asked for a batch; little is known of what it costs."""
 
-    def ask(**batch: Any) -> Any:
-        return known.knowledge(batch, ("logits",))
+    def __init__(self, known: Knowing) -> None:
+        self.known = known
+        self.runtime = known.model.name if isinstance(known, Foreign) else type(known).__name__
+        self.threads = None
+        self.facts: Mapping[str, Any] = {}
 
-    one = cut(batch, slice(1))
-    single, many = (
-        timings({"teacher": ask}, given, seconds=seconds)["teacher"] for given in (one, batch)
-    )
-    size = known.size() if isinstance(known, Foreign) else Size()
-    return dict.fromkeys(Cost.__dataclass_fields__) | {
-        "parameters": size.parameters,
-        "size_bytes": size.bytes,
-        "latency_ms": {"p50": single.p50_ms, "p95": single.p95_ms},
-        "throughput_per_s": many.throughput_per_s,
-        "throughput_batch": many.batch_size,
-    }
+    def prepared(self, inputs: Any) -> Any:
+        return inputs
+
+    def run(self, prepared: Any) -> Any:
+        return self.known.knowledge(prepared, ("logits",))
+
+    def size(self) -> Size:
+        return self.known.size() if isinstance(self.known, Foreign) else Size()
 
 
 def _similarity(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Letters: B samples, C classes, N training samples.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,7 +186,7 @@ class _Fitted:
         }
 
     def shown(self) -> dict[str, Any]:
-        return {"build": self.path, "args": dict(self.recipe.teacher.args)}
+        return {"build": self.path, "args": self._args()}
 
     def trial(self) -> Knowing:
         return _Silent(self.recipe.teacher.inputs, len(self.data.labels))
@@ -207,7 +208,7 @@ class _Fitted:
     @cached_property
     def _teacher(self) -> Knowing:
         x, y = self._samples()
-        args = dict(self.recipe.teacher.args)
+        args = self._args()
         with seeded(self.recipe.seeds[0]):
             if self.fit is not None:
                 fit = self.fit
@@ -218,14 +219,25 @@ class _Fitted:
                 found = call_theirs(self.path, lambda: _settled(estimator, seed).fit(x, y), {})
         return _adopted(found, self.recipe.teacher, self.first, self.data)
 
+    def _args(self) -> dict[str, Any]:
+        """Return the stated arguments, and what the data knows of the field, if it is taken."""
+        part = self.recipe.teacher
+        known = self.data.facts.get(part.inputs, {})
+        taken = inspect.signature(self.fit or attribute(self.path)).parameters
+        return {name: fact for name, fact in known.items() if name in taken} | part.args
+
     def _samples(self) -> tuple[Any, Any]:
-        """Return the training inputs as the teacher will see them, and the labels."""
+        """Return the training inputs as the teacher will see them, and the labels.
+
+        A single number to be predicted for each sample, (N, 1), is (N,), as estimators want it.
+        """
         train, name = self.data.labelled, self.recipe.teacher.inputs
         inputs = as_float({name: train.column(name)})[name]
         x = arrays(self.first(inputs) if self.first else inputs)
         if self.fit is None:
             x = tree_map(lambda rows: rows.reshape(len(rows), -1), x)
-        return x, train.column("targets").numpy()
+        y = train.column("targets").numpy()
+        return x, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 @final

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from torch.utils._pytree import tree_map
-
 from limbeck.files import atomically, read_json, write_json
-from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
+from limbeck.pipeline.layout import lay_out
 from limbeck.pipeline.learner import Learner
+from limbeck.pipeline.product import Product
 from limbeck.pipeline.run import Run
+from limbeck.pipeline.ship import best, student_facts
 from limbeck.report import environment, render, summarise
 from limbeck.students import save
 from limbeck.tasks import Producing, Task
@@ -22,14 +22,17 @@ from limbeck.tasks import Producing, Task
 __all__ = ["publish", "rebuild_page"]
 
 
-def publish(run: Run, trained: Sequence[Finished], measured: Finished) -> None:
+def publish(
+    run: Run, trained: Sequence[Finished], measured: Finished, products: Sequence[Product] = ()
+) -> None:
     """Write ``student/``, ``report.json`` and ``report.html``, and what the page shows beside it.
 
-    The student that ships is the best of all seeds by the validation samples.
+    The student that ships is the best of all seeds by the validation samples. What was measured of
+    the files made of it goes into the card beside them.
     """
     learners = [Learner.of(stage) for stage in trained]
     results = read_json(measured.path / "results.json")
-    chosen = _best(run, learners)
+    chosen = best(run, learners)
     if run.here.rank == 0:
         _ship(run, chosen)
         cost = results["cost"]["student"]
@@ -47,6 +50,7 @@ def publish(run: Run, trained: Sequence[Finished], measured: Finished) -> None:
         write_json(run.folder.path / "report.json", report)
         write_json(run.folder.path / "details.json", _details(run, learners, results, chosen))
         rebuild_page(run.folder.path)
+        lay_out(run, products, report)
     run.folder.barrier()
 
 
@@ -70,45 +74,17 @@ def _compared_by(task: Any) -> dict[str, Any]:
     return {"selection": task.selection, "higher_is_better": task.higher_is_better}
 
 
-def _best(run: Run, learners: Sequence[Learner]) -> Learner:
-    """Return the student with the best score on the validation samples."""
-    sign = 1 if run.task.higher_is_better else -1
-    students = [learner for learner in learners if learner.role == "student"]
-    return max(students, key=lambda learner: sign * _score(learner, run.task.selection))
-
-
-def _score(learner: Learner, metric: str) -> float:
-    best = learner.record["history"][learner.record["best_epoch"]]
-    return float(best["validation"][metric])
-
-
 def _ship(run: Run, chosen: Learner) -> None:
     """Write the student's folder, whole or not at all."""
     plan = run.plans["student"]
     model = plan.shipped(chosen.best)
-    first = build.preprocess(run.recipe, run.recipe.student)
-    facts = {
-        "task": run.task.name,
-        "labels": list(run.data.labels),
-        "normalize": first
-        and {"mean": first.mean.flatten().tolist(), "std": first.std.flatten().tolist()}
-        | ({} if first.size is None else {"size": first.size}),
-        "input": _input_shape(run),
-        "seed": chosen.seed,
-        "validation": chosen.record["history"][chosen.record["best_epoch"]]["validation"],
-    }
+    scores = chosen.record["history"][chosen.record["best_epoch"]]["validation"]
+    facts = student_facts(run, chosen.seed, scores)
     draft, final = run.folder.path / ".student", run.folder.path / "student"
     shutil.rmtree(draft, ignore_errors=True)
     save(draft, model, replace(plan, lora=None), facts, run.data.reader)
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-
-
-def _input_shape(run: Run) -> Any:
-    """Return the shape of a sample; of each named part, where a model is called with several."""
-    first = run.data.validation.subset(run.data.validation.ids.new_zeros(1))
-    inputs = run.task.inputs(next(first.batches([first.ids.new_zeros(1)], 0, 0)))
-    return tree_map(lambda tensor: list(tensor.shape[1:]), inputs)
 
 
 def _details(

@@ -148,18 +148,37 @@ class Run:
         }
 
         def work(path: Path, listener: Listener) -> str:
-            source: Knowing = (
-                Teacher.replay(known.path / "store", mask=extract.counting(self))
-                if known
-                else self.load_teacher(teacher)
-            )
             knows = self._teacher_module(teacher) if self.plans["student"].reuse else None
+            source = self._source(teacher, known)
             learner = self.distiller(self.new_student(seed, knows), source, self.method)
             lesson = self._lesson(seed, produce.lessons(self, texts))
             lesson = replace(lesson, rewrite=policy.rewrite(self, seed))
             return train(self, path, listener, learner, lesson)
 
         return self.stage(f"student-{seed}", made_from, work)
+
+    def relearn(
+        self, path: Path, listener: Listener, student: nn.Module, seed: int, part: TrainPart
+    ) -> str:
+        """Train what was made of a trained student in a stage's folder, as that one was trained.
+
+        The teacher, what it knows and the method are the same; adapters are made anew. Afterwards
+        the student has its best weights.
+
+        Args:
+            path: of the stage.
+            listener: is told how it goes.
+            student: with the weights to begin with.
+            seed: of the order of samples.
+            part: how long and how fast.
+        """
+        done = {stage.name: stage for stage in self.folder.finished}
+        source = self._source(done["teacher"], done.get("knowledge"))
+        lesson = self._lesson(seed, produce.lessons(self, done.get("texts")))
+        lesson = replace(lesson, part=part, rewrite=policy.rewrite(self, seed))
+        set_seed(seed)
+        learner = self.distiller(student, source, self.method)
+        return train(self, path, listener, learner, lesson)
 
     def control(self, seed: int) -> Finished:
         """Train the same student, from the same weights on the same samples, without a teacher."""
@@ -213,6 +232,12 @@ class Run:
 
         setting = self._setting(part.train, augment) | {"seed": seed, "inputs": part.inputs}
         return self.stage("teacher", made_from | setting, work)
+
+    def _source(self, teacher: Finished, known: Finished | None) -> Knowing:
+        """Return the teacher: replayed from what was written down, or beside the student."""
+        if known is None:
+            return self.load_teacher(teacher)
+        return Teacher.replay(known.path / "store", mask=extract.counting(self))
 
     def _teacher_module(self, stage: Finished) -> nn.Module | None:
         known = self.load_teacher(stage)

@@ -5,13 +5,18 @@ otherwise. Unknown keys are errors.
 """
 
 from limbeck.recipe.parts import (
+    CompressPart,
     DataPart,
     EvaluatePart,
+    ExportPart,
+    FormatName,
     KnowledgePart,
     LoraPart,
     ModelPart,
     Normalization,
     OnPolicyPart,
+    PrunePart,
+    QuantizePart,
     Recipe,
     ReusePart,
     Shrink,
@@ -23,13 +28,18 @@ from limbeck.recipe.parts import (
 from limbeck.recipe.reading import bundled, differences, find, load, parse, template
 
 __all__ = [
+    "CompressPart",
     "DataPart",
     "EvaluatePart",
+    "ExportPart",
+    "FormatName",
     "KnowledgePart",
     "LoraPart",
     "ModelPart",
     "Normalization",
     "OnPolicyPart",
+    "PrunePart",
+    "QuantizePart",
     "Recipe",
     "ReusePart",
     "Shrink",

@@ -7,16 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from limbeck.recipe.compression import CompressPart, PrunePart, QuantizePart, trained
+from limbeck.recipe.training import Auto, Fraction, Natural, Part, TrainPart
 
 __all__ = [
+    "CompressPart",
     "DataPart",
     "EvaluatePart",
+    "ExportPart",
+    "FormatName",
     "KnowledgePart",
     "LoraPart",
     "ModelPart",
     "Normalization",
     "OnPolicyPart",
+    "PrunePart",
+    "QuantizePart",
     "Recipe",
     "ReusePart",
     "Shrink",
@@ -26,20 +34,14 @@ __all__ = [
     "TrainPart",
 ]
 
-Auto = Literal["auto"]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Natural = Annotated[int, Field(ge=1)]
+FormatName = Literal["onnx", "program", "executorch", "huggingface"]
 Steps = tuple[str | dict[str, int | float], ...]
 
 _FILES = ("onnx", "keras", "saved_model")
 _ORIGINS = ("build", *_FILES, "fit")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class Normalization(_Part):
+class Normalization(Part):
     """(x − mean) / std per channel, for images from 0 to 1.
 
     Attributes:
@@ -53,12 +55,12 @@ class Normalization(_Part):
     size: Natural | None = None
 
 
-class DataPart(_Part):
+class DataPart(Part):
     """Where samples come from.
 
     Attributes:
         source: a source of Limbeck: ``digits``, ``parquet``, ``image_folder``, ``numpy``,
-            ``huggingface``, ``language``, ``speech``, ``text``.
+            ``huggingface``, ``interactions``, ``language``, ``speech``, ``text``.
         build: or a function of your own, ``package.module:function``, that returns the data.
         path: the folder or file that the source reads.
         args: further arguments of the source or the function.
@@ -95,46 +97,7 @@ class DataPart(_Part):
         return self
 
 
-class TrainPart(_Part):
-    """How a model is trained: the arguments of :func:`limbeck.fit`.
-
-    Attributes:
-        epochs: passes over the training data.
-        batch_size: samples per optimizer step, over all processes and accumulated parts.
-        optimizer: ``name`` (one of ``torch.optim``) and its arguments.
-        schedule: of the learning rate: ``name`` (``one_cycle``, ``cosine``, ``steps``,
-            ``constant``) and its arguments.
-        accumulate: parts in which a batch goes through the models.
-        clip: the largest norm of the gradient.
-        ema: the decay of a moving average of the weights.
-        patience: stop after so many epochs without a better one.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        channels_last: ``auto``, or whether.
-        compile: ``auto``, or whether.
-        threads: ``auto``, or how many a processor uses.
-        deterministic: only deterministic algorithms.
-        trackers: ``tensorboard`` and others that Accelerate knows.
-        checkpoint_seconds: how often the state is saved.
-    """
-
-    epochs: Natural = 30
-    batch_size: Natural = 128
-    optimizer: dict[str, Any] = {"name": "adamw", "lr": 1e-3}
-    schedule: dict[str, Any] = {"name": "one_cycle"}
-    accumulate: Natural = 1
-    clip: Annotated[float, Field(gt=0)] | None = None
-    ema: Fraction | None = None
-    patience: Natural | None = None
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    channels_last: bool | Auto = "auto"
-    compile: bool | Auto = "auto"
-    threads: Natural | Auto = "auto"
-    deterministic: bool = False
-    trackers: tuple[str, ...] = ()
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
-
-
-class ModelPart(_Part):
+class ModelPart(Part):
     """A model.
 
     Attributes:
@@ -173,6 +136,9 @@ class TeacherPart(ModelPart):
         layout: ``NHWC`` if it wants the channels of images at the end; of files.
         returns: what it answers: ``logits``, ``probabilities`` or ``values``; of files.
         output: the name of the output that is the answer, if it has several; of files.
+        answers: whether its answers are about what is to be learnt. ``false`` for a teacher of
+            other classes: then only its features and their relations can be matched, and its
+            quality is not measured.
     """
 
     onnx: Path | None = None
@@ -186,6 +152,7 @@ class TeacherPart(ModelPart):
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     returns: Literal["logits", "probabilities", "values"] = "logits"
     output: str | None = None
+    answers: bool = True
 
     @model_validator(mode="after")
     def _one_origin(self) -> TeacherPart:
@@ -205,7 +172,7 @@ class TeacherPart(ModelPart):
         return [name for name in _ORIGINS if getattr(self, name) is not None]
 
 
-class Shrink(_Part):
+class Shrink(Part):
     """Fractions of the teacher's layers and channels (see :func:`limbeck.students.shrink`).
 
     Attributes:
@@ -217,7 +184,7 @@ class Shrink(_Part):
     width: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class ReusePart(_Part):
+class ReusePart(Part):
     """A student that ends in the teacher's classifier: :func:`limbeck.students.reuse_classifier`.
 
     Attributes:
@@ -231,7 +198,7 @@ class ReusePart(_Part):
     teacher_maps: str = "stage[-1]"
 
 
-class LoraPart(_Part):
+class LoraPart(Part):
     """A student whose weights stay as they are, and that learns small additions to them.
 
     They are merged into the weights when it ships (see :class:`limbeck.students.Lora`).
@@ -274,7 +241,7 @@ class StudentPart(ModelPart):
         return self
 
 
-class KnowledgePart(_Part):
+class KnowledgePart(Part):
     """How the student gets at what the teacher knows.
 
     Attributes:
@@ -301,7 +268,7 @@ class KnowledgePart(_Part):
     produce: bool = False
 
 
-class OnPolicyPart(_Part):
+class OnPolicyPart(Part):
     """Batches that the student writes itself (see :class:`limbeck.distill.OnPolicy`).
 
     The control, which has no teacher, never does. Their draws follow the run's seeds.
@@ -315,7 +282,7 @@ class OnPolicyPart(_Part):
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
-class EvaluatePart(_Part):
+class EvaluatePart(Part):
     """What is measured at the end.
 
     Attributes:
@@ -327,7 +294,20 @@ class EvaluatePart(_Part):
     seconds: Annotated[float, Field(gt=0)] = 2.0
 
 
-class Recipe(_Part):
+class ExportPart(Part):
+    """How a model is written in one format: ``export: {onnx: {opset: 20}}``.
+
+    Attributes:
+        tolerance: by how much a logit of the file may differ from the network's, as a share of the
+            largest logit, or of 1 if that is smaller.
+        opset: the version of ONNX's operators; 18 if none is said. Of ``onnx`` alone.
+    """
+
+    tolerance: Annotated[float, Field(ge=0)] = 1e-3
+    opset: Natural | None = None
+
+
+class Recipe(Part):
     """A run from data to report.
 
     Attributes:
@@ -346,6 +326,11 @@ class Recipe(_Part):
         train: how the student is trained, with a teacher and without.
         control: whether the same student is also trained without a teacher.
         seeds: one student (and one control) for each.
+        compress: how the student is made smaller after it has learnt, step by step: a list of
+            ``prune`` and ``quantize``, each alone or with its options.
+        export: the formats in which the student (and what it was made into) is written: ``onnx``,
+            ``program`` (``torch.export``), ``executorch`` or ``huggingface``; a list of them, or a
+            mapping of them to options.
         evaluate: what is measured.
     """
 
@@ -362,6 +347,8 @@ class Recipe(_Part):
     train: TrainPart = TrainPart()
     control: bool = True
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    compress: tuple[CompressPart, ...] = ()
+    export: dict[FormatName, ExportPart] = {}
     evaluate: EvaluatePart = EvaluatePart()
 
     @model_validator(mode="before")
@@ -376,11 +363,23 @@ class Recipe(_Part):
             method = [method]
         if isinstance(method, (list, tuple)):
             filled["method"] = [{"name": m} if isinstance(m, str) else m for m in method]
+        if "compress" in filled:
+            filled["compress"] = trained(_steps(filled["compress"]), filled.get("train") or {})
+        if isinstance(filled.get("export"), (str, list, tuple)):
+            formats = _steps(filled["export"])
+            filled["export"] = {name: options for each in formats for name, options in each.items()}
         teacher, train = filled.get("teacher"), filled.get("train") or {}
         if isinstance(teacher, Mapping) and teacher.get("build") and isinstance(train, Mapping):
             own = teacher.get("train") or {}
             filled["teacher"] = dict(teacher) | {"train": {**train, **own}}
         return filled
+
+    @model_validator(mode="after")
+    def _opset_of_onnx(self) -> Recipe:
+        for name, options in self.export.items():
+            if options.opset is not None and name != "onnx":
+                raise ValueError(f"export.{name}.opset means nothing: opsets are of onnx")
+        return self
 
     def as_yaml(self) -> str:
         """Return the recipe with everything that was left to defaults."""
@@ -388,3 +387,15 @@ class Recipe(_Part):
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
         return text
+
+
+def _steps(found: Any) -> Any:
+    """Return a list in which each step is a mapping of its name to its options.
+
+    >>> _steps(["onnx", {"quantize": {"bits": 8}}]), _steps("onnx")
+    ([{'onnx': {}}, {'quantize': {'bits': 8}}], [{'onnx': {}}])
+    """
+    listed = [found] if isinstance(found, (str, Mapping)) else found
+    if not isinstance(listed, (list, tuple)):
+        return found
+    return [step if isinstance(step, Mapping) else {str(step): {}} for step in listed]

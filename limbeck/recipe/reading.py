@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -171,7 +171,7 @@ def _explained(error: ValidationError, origin: str) -> InputError:
         # The teacher inherits the student's training, and with it the student's mistakes.
         if found["loc"][:2] == ("teacher", "train") and found["loc"][1:] in places:
             continue
-        place = ".".join(str(step) for step in found["loc"])
+        place = ".".join(str(step) for step in found["loc"] if step != "[key]")
         if found["type"] == "extra_forbidden":
             known = _keys(found["loc"][:-1])
             guesses = near(str(found["loc"][-1]), known)
@@ -189,7 +189,8 @@ def _keys(path: tuple[int | str, ...]) -> list[str]:
     """Return the keys of the part of a recipe that a path leads to."""
     part: type[BaseModel] = Recipe
     for step in path:
-        inner = part.model_fields[str(step)].annotation if str(step) in part.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            part = inner
+        kind = part.model_fields[str(step)].annotation if str(step) in part.model_fields else None
+        for inner in (kind, *get_args(kind)):  # those of X | None and of dict[str, X] too
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                part = inner
     return list(part.model_fields)

@@ -137,16 +137,16 @@ def signed(value: float, decimals: int = 1) -> str:
 def curves(lines: Sequence[Curve], unit: str = "", *, log: bool = False) -> Figure:
     """Draw courses over epochs, a thin line each, roles named at the right."""
     low, high = _window(lines, log=log)
-    height = _axis(range=[low, high], nticks=6)
+    height = base_axis(range=[low, high], nticks=6)
     if log:
         ticks = log_ticks(10**low, 10**high)
         height |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     last = max(len(line.values) for line in lines)
-    return _figure(
+    return base_figure(
         [trace for line in lines for trace in _course(line, unit)],
         height=280,
         margin_r=64,
-        xaxis=_axis("epoch", range=[0, last + 0.5], showgrid=False, nticks=7),
+        xaxis=base_axis("epoch", range=[0, last + 0.5], showgrid=False, nticks=7),
         yaxis=height,
         annotations=_ends(lines, (low, high), log=log),
     )
@@ -172,11 +172,11 @@ def against(points: Sequence[Point], told: Callable[[float], str], title: str) -
         traces += _scored(points[n], 10**place, side)
     seen = [value for point in points for value in _extent(point.values)]
     room = 0.12 * (max(seen) - min(seen)) or 0.01 * abs(seen[0]) or 1
-    return _figure(
+    return base_figure(
         traces,
         height=290,
-        xaxis=_axis(title, type="log", range=ends, **shown),
-        yaxis=_axis(range=[min(seen) - room, max(seen) + room], nticks=6),
+        xaxis=base_axis(title, type="log", range=ends, **shown),
+        yaxis=base_axis(range=[min(seen) - room, max(seen) + room], nticks=6),
     )
 
 
@@ -188,20 +188,20 @@ def classes(names: Sequence[str], scores: Mapping[str, Sequence[float]], base: s
     rows = list(range(len(names)))[::-1]
     pairs = list(zip(rows, scores[base], scores["student"], strict=True))
     ends = [(end, row) for row, low, high in pairs for end in (low, high, None)]
-    traces = [_line(*zip(*ends, strict=True), color=LIGHT["student_tint"], width=3)]
+    traces = [line_trace(*zip(*ends, strict=True), color=LIGHT["student_tint"], width=3)]
     shown = [plain(name) for name in names]
     for role, values in scores.items():
         told = f"%{{customdata}}, {role}: %{{x:.1f}} %<extra></extra>"
         traces.append(
-            _dots(values, rows, _marker(role, _SIZES[role]), told) | {"customdata": shown}
+            dot_trace(values, rows, _marker(role, _SIZES[role]), told) | {"customdata": shown}
         )
     ticks: _Part = {"tickvals": rows, "ticktext": [plain(name, 16) for name in names]}
-    return _figure(
+    return base_figure(
         traces,
         height=64 + 24 * len(names),
         margin_r=46,
-        xaxis=_axis(ticksuffix="%", nticks=5, tickangle=0),
-        yaxis=_axis(range=[-0.7, len(names) - 0.3], showgrid=False, **ticks),
+        xaxis=base_axis(ticksuffix="%", nticks=5, tickangle=0),
+        yaxis=base_axis(range=[-0.7, len(names) - 0.3], showgrid=False, **ticks),
         annotations=[_label(signed(s - b), LIGHT["ink"], row) for row, b, s in pairs],
     )
 
@@ -231,13 +231,13 @@ def reliability(role: str, found: _Floats) -> Figure:
     sizes = [5 + 17 * math.sqrt(each / sum(count)) for each in count]
     told = "%{customdata:,} answers, %{x:.0f}% sure: %{y:.0f}% right<extra></extra>"
     rim = {"color": LIGHT["paper"], "width": 1}
-    dots = _dots(sure, right, {"color": _colour(role), "size": sizes, "line": rim}, told)
-    ideal = _line([0, 100], [0, 100], color=LIGHT["quiet"], width=1, dash="dot")
-    joined = _line(sure, right, color=_colour(role), width=1)
+    dots = dot_trace(sure, right, {"color": _colour(role), "size": sizes, "line": rim}, told)
+    ideal = line_trace([0, 100], [0, 100], color=LIGHT["quiet"], width=1, dash="dot")
+    joined = line_trace(sure, right, color=_colour(role), width=1)
     axis: _Part = {"range": [0, 103], "tickvals": [0, 25, 50, 75, 100]}
-    across = _axis("how sure, %", showgrid=False, **axis)
+    across = base_axis("how sure, %", showgrid=False, **axis)
     traces = [ideal, joined, dots | {"customdata": count}]
-    return _figure(traces, height=270, xaxis=across, yaxis=_axis(**axis))
+    return base_figure(traces, height=270, xaxis=across, yaxis=base_axis(**axis))
 
 
 def similarity(found: Mapping[str, Sequence[Any]], role: str) -> Figure:
@@ -255,7 +255,7 @@ def similarity(found: Mapping[str, Sequence[Any]], role: str) -> Figure:
     return _grid(trace, columns, rows, max(20, min(44, 440 // len(rows))))
 
 
-def _figure(traces: Sequence[_Part], **layout: Any) -> Figure:
+def base_figure(traces: Sequence[_Part], **layout: Any) -> Figure:
     """Return a figure in the page's one style; plotly is imported here and nowhere else."""
     from plotly.graph_objects import Figure
 
@@ -272,7 +272,7 @@ def _figure(traces: Sequence[_Part], **layout: Any) -> Figure:
     return Figure([{"type": "scatter"} | trace for trace in traces], style).update_layout(**layout)
 
 
-def _axis(title: str = "", **own: Any) -> _Part:
+def base_axis(title: str = "", **own: Any) -> _Part:
     quiet = {"color": LIGHT["quiet"], "size": 12}
     named = {"title": {"text": title, "font": quiet, "standoff": 6}, "tickfont": quiet}
     fixed = {"gridcolor": LIGHT["rule"], "zeroline": False, "fixedrange": True, "automargin": True}
@@ -283,12 +283,12 @@ def _grid(trace: _Part, across: Sequence[str], down: Sequence[str], each: int) -
     """Lay out a map. Its cells are numbered: names may be equal or look like numbers."""
     slanted = -45 if max(map(len, across)) > 3 else 0
     columns, rows = list(range(len(across))), list(range(len(down)))
-    return _figure(
+    return base_figure(
         [trace],
         plot_bgcolor=LIGHT["rule"],
         height=(100 if slanted else 50) + each * len(rows),
-        xaxis=_axis(tickvals=columns, ticktext=across, tickangle=slanted, showgrid=False),
-        yaxis=_axis(tickvals=rows, ticktext=down, autorange="reversed", showgrid=False),
+        xaxis=base_axis(tickvals=columns, ticktext=across, tickangle=slanted, showgrid=False),
+        yaxis=base_axis(tickvals=rows, ticktext=down, autorange="reversed", showgrid=False),
     )
 
 
@@ -304,11 +304,14 @@ def _map(values: _Floats, texts: list[list[str]] | None) -> _Part:
 def _course(line: Curve, unit: str) -> list[_Part]:
     told = f"{plain(line.name)}, epoch %{{x}}: %{{y:.4~g}}{unit}<extra></extra>"
     epochs = range(1, len(line.values) + 1)
-    course = _line(epochs, line.values, color=_colour(line.role), width=1.4)
+    course = line_trace(epochs, line.values, color=_colour(line.role), width=1.4)
     course |= {"opacity": 0.8, "hoverinfo": "all", "hovertemplate": told}
     if line.best is None:
         return [course]
-    return [course, _dots([line.best + 1], [line.values[line.best]], _marker(line.role, 8), told)]
+    return [
+        course,
+        dot_trace([line.best + 1], [line.values[line.best]], _marker(line.role, 8), told),
+    ]
 
 
 def _window(lines: Sequence[Curve], *, log: bool) -> tuple[float, float]:
@@ -344,7 +347,7 @@ def _ends(lines: Sequence[Curve], bounds: tuple[float, float], *, log: bool) -> 
 def _scored(point: Point, place: float, side: str) -> list[_Part]:
     """Return a dot for each seed, and the mean with its bar and the role's name."""
     colour, mean = _colour(point.role), float(np.mean(point.values))
-    dots = _dots([place] * len(point.values), point.values, {"color": colour, "size": 6}, "")
+    dots = dot_trace([place] * len(point.values), point.values, {"color": colour, "size": 6}, "")
     told = f"{plain(point.role)}: %{{y:.4~g}}<extra></extra>"
     bar = {"array": [_deviation(point.values)], "color": colour, "thickness": 1.4, "width": 0}
     named = {
@@ -352,16 +355,16 @@ def _scored(point: Point, place: float, side: str) -> list[_Part]:
         "text": [f" {plain(point.role)} "],
         "textfont": {"color": colour},
     }
-    whole = _dots([place], [mean], _marker(point.role, 11), told) | {"error_y": bar} | named
+    whole = dot_trace([place], [mean], _marker(point.role, 11), told) | {"error_y": bar} | named
     faint = dots | {"opacity": 0.35, "hoverinfo": "skip"}
     return [faint, whole | {"textposition": f"middle {side}"}]
 
 
-def _line(x: Sequence[Any], y: Sequence[Any], **line: Any) -> _Part:
+def line_trace(x: Sequence[Any], y: Sequence[Any], **line: Any) -> _Part:
     return {"x": list(x), "y": list(y), "mode": "lines", "line": line, "hoverinfo": "skip"}
 
 
-def _dots(x: Sequence[float], y: Sequence[float], marker: _Part, told: str) -> _Part:
+def dot_trace(x: Sequence[float], y: Sequence[float], marker: _Part, told: str) -> _Part:
     shown = {"mode": "markers", "marker": marker, "hovertemplate": told, "cliponaxis": False}
     return {"x": list(x), "y": list(y)} | shown
 

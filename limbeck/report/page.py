@@ -20,18 +20,18 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
 from limbeck.report import figures
 from limbeck.report.figures import Curve, Point
 from limbeck.report.metrics import is_share, title
+from limbeck.report.steps import ROLES, steps
 from limbeck.report.summary import gain, spread
 
-__all__ = ["render"]
+__all__ = ["dressed", "plotted", "prefixed", "render", "template"]
 
-_ROLES = ("teacher", "student", "control")
 _MOST_CLASSES, _MOST_IN_MAP = 30, 20
 _Found = Mapping[str, Any]
 _Floats = NDArray[np.float64]
@@ -47,9 +47,9 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
             examples.
         recipe: the resolved recipe, in YAML.
     """
-    from plotly.offline import get_plotlyjs
-
-    return _template().render(
+    return template("run.html").render(
+        title=details.get("name") or "A run",
+        version=report["limbeck"],
         report=report,
         details=details,
         recipe=recipe,
@@ -60,31 +60,45 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
         table=_table(report),
         training=_training(report, details),
         notes=_notes(details),
+        steps=steps(report, details.get("shipped_seed")),
         costs=_costs(report),
         classes=_classes(details),
         calibration=_calibration(details),
         inside=_inside(details),
         examples=_examples(details),
-        light=figures.LIGHT,
-        dark=figures.DARK,
-        shades={light: figures.DARK[name] for name, light in figures.LIGHT.items()},
-        style=Markup(_text("style.css")),
-        plotly=Markup(get_plotlyjs()),
+        **dressed(),
     )
+
+
+def dressed() -> dict[str, Any]:
+    """Return what every page needs: colours, style, and the library that draws."""
+    from plotly.offline import get_plotlyjs
+
+    return {
+        "light": figures.LIGHT,
+        "dark": figures.DARK,
+        "shades": {light: figures.DARK[name] for name, light in figures.LIGHT.items()},
+        "style": Markup(_text("style.css")),
+        "plotly": Markup(get_plotlyjs()),
+    }
 
 
 @cache
-def _template() -> Template:
-    """Return the template; whatever is put into it is escaped, and a missing name is an error."""
+def template(name: str) -> Template:
+    """Return a template; whatever is put into it is escaped, and a missing name is an error."""
     env = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_text),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    own = (_amount, _at, _colour_roles, _prefixed, _scale, _source_hash, _spread, _thousands)
+    own = (_amount, _at, _colour_roles, prefixed, _scale, _source_hash, _spread, _thousands)
     env.filters.update({each.__name__.strip("_"): each for each in own})
     env.filters |= {"signed": figures.signed}
-    env.filters["bytes"] = partial(_prefixed, unit="B")
+    env.filters["bytes"] = partial(prefixed, unit="B")
     env.tests["between"] = lambda value, low, high: low <= value <= high
-    return env.from_string(_text("template.html"))
+    return env.get_template(name)
 
 
 def _text(name: str) -> str:
@@ -100,7 +114,7 @@ def _source_hash(script: str) -> str:
 def _colour_roles(sentence: str) -> Markup:
     """Return an escaped sentence in which the roles have their colours."""
     marked = r'<b class="role \1">\1</b>'
-    return Markup(re.sub(rf"\b({'|'.join(_ROLES)})\b", marked, str(escape(sentence))))
+    return Markup(re.sub(rf"\b({'|'.join(ROLES)})\b", marked, str(escape(sentence))))
 
 
 def _amount(value: float | None) -> str:
@@ -117,7 +131,7 @@ def _thousands(value: int | None) -> str:
     return "not measured" if value is None else f"{value:,}"
 
 
-def _prefixed(value: float | None, unit: str = "", shown: Callable[..., str] = _amount) -> str:
+def prefixed(value: float | None, unit: str = "", shown: Callable[..., str] = _amount) -> str:
     """Return a number with a prefix for its thousands, and its unit."""
     if value is None:
         return "not measured"
@@ -131,9 +145,8 @@ def _scale(metric: str) -> tuple[float, str]:
 
 
 def _models(report: _Found) -> dict[str, _Found]:
-    """Return the models, the three roles first."""
-    found = report["models"]
-    return {name: found[name] for name in [*(r for r in _ROLES if r in found), *found]}
+    """Return the models that were trained."""
+    return {role: report["models"][role] for role in ROLES if role in report["models"]}
 
 
 def _at(found: Any, *path: str) -> Any:
@@ -199,11 +212,11 @@ def _measures(found: Sequence[_Found], absent: str = "not measured") -> _Rows:
 
 def _notes(details: _Found) -> list[str]:
     """Return what the metrics mean, as far as they say so themselves."""
-    seeds = [found for role in _ROLES for found in (details.get("measured") or {}).get(role) or []]
+    seeds = [found for role in ROLES for found in (details.get("measured") or {}).get(role) or []]
     return list(dict.fromkeys(note for found in seeds for note in found.get("notes") or []))
 
 
-def _plot(figure: Any) -> dict[str, Any]:
+def plotted(figure: Any) -> dict[str, Any]:
     """Return what the page's script draws."""
     return {"spec": json.loads(figure.to_json()), "height": figure.layout.height}
 
@@ -221,8 +234,8 @@ def _training(report: _Found, details: _Found) -> dict[str, Any]:
             best.setdefault(curve.role, []).append(curve.values[curve.best])
     log = all(value > 0 for curve in losses for value in curve.values)
     return {
-        "score": _plot(figures.curves(scores, unit)) if scores else None,
-        "loss": _plot(figures.curves(losses, log=log)) if losses else None,
+        "score": plotted(figures.curves(scores, unit)) if scores else None,
+        "loss": plotted(figures.curves(losses, log=log)) if losses else None,
         "metric": title(metric),
         "unit": unit,
         "log": log,
@@ -252,24 +265,25 @@ def _costs(report: _Found) -> dict[str, Any]:
     metric = report["selection"]["metric"]
     scale, _ = _scale(metric)
     kinds: Sequence[tuple[str, Callable[[float], str], tuple[str, ...]]] = (
-        ("size of the weights", lambda size: _prefixed(size, "B", "{:g}".format), ("size_bytes",)),
+        ("size of the weights", lambda size: prefixed(size, "B", "{:g}".format), ("size_bytes",)),
         ("median latency, ms", "{:g}".format, ("latency_ms", "p50")),
     )
     plots = {}
     for heading, told, path in kinds:
         points = [
-            Point(name, cost, [scale * value for value in model["quality"][metric]["values"]])
-            for name, model in _models(report).items()
+            Point(name, cost, [scale * value for value in values])
+            for name, model in (_models(report) | report["models"]).items()
             if (cost := _at(model, "cost", *path))
+            and (values := _at(model, "quality", metric, "values"))
         ]
         if len(points) > 1:
-            plots[heading] = _plot(figures.against(points, told, heading))
+            plots[heading] = plotted(figures.against(points, told, heading))
     return plots
 
 
 def _classes(details: _Found) -> dict[str, Any] | None:
     """Return what changed for single classes, and between which the models err."""
-    tables = {role: found for role in _ROLES if (found := _measured(details, role, "confusion"))}
+    tables = {role: found for role in ROLES if (found := _measured(details, role, "confusion"))}
     if "student" not in tables or len(tables) < 2:
         return None
     base = "control" if "control" in tables else "teacher"
@@ -283,7 +297,7 @@ def _classes(details: _Found) -> dict[str, Any] | None:
     shown = sorted(most, key=lambda n: -gains[n])
     columns = {role: [float(rate[n]) for n in shown] for role, rate in rates.items()}
     return {
-        "plot": _plot(figures.classes([names[n] for n in shown], columns, base)),
+        "plot": plotted(figures.classes([names[n] for n in shown], columns, base)),
         "base": base,
         "roles": list(tables),
         "shown": len(shown),
@@ -298,19 +312,19 @@ def _confusions(names: Sequence[Any], tables: Mapping[str, ArrayLike]) -> dict[s
     points = 100 * confusion_difference(tables["student"], tables["teacher"])
     pairs = [(names[a], names[b], float(points[a, b])) for a, b in top_pairs(points, 10)]
     small = len(names) <= _MOST_IN_MAP
-    return {"pairs": pairs, "plot": _plot(figures.confusions(names, points)) if small else None}
+    return {"pairs": pairs, "plot": plotted(figures.confusions(names, points)) if small else None}
 
 
 def _calibration(details: _Found) -> list[dict[str, Any]]:
     """Return each role's reliability, its calibration error and how much too sure it is."""
     found = []
-    for role in _ROLES:
+    for role in ROLES:
         if tables := _measured(details, role, "reliability"):
             points = bins(tables) * [100, 100, 1]
             found.append(
                 {
                     "role": role,
-                    "plot": _plot(figures.reliability(role, points)),
+                    "plot": plotted(figures.reliability(role, points)),
                     "error": _spread(spread([calibration_error(t) for t in tables]), "ece"),
                     "excess": float(np.average(points[:, 0] - points[:, 1], weights=points[:, 2])),
                 }
@@ -326,7 +340,7 @@ def _inside(details: _Found) -> list[dict[str, Any]]:
         found.append(
             {
                 "role": role,
-                "plot": _plot(figures.similarity(alike, role)),
+                "plot": plotted(figures.similarity(alike, role)),
                 "mean": float(closest.mean()),
                 "least": (alike["first"][int(closest.argmin())], float(closest.min())),
             }
@@ -340,7 +354,7 @@ def _examples(details: _Found) -> dict[str, Any] | None:
     if not found or not found["groups"]:
         return None
     answered = found["groups"][0]["samples"][0]["answers"]
-    return {**found, "roles": [role for role in _ROLES if role in answered]}
+    return {**found, "roles": [role for role in ROLES if role in answered]}
 
 
 def _measured(details: _Found, role: str, kind: str) -> list[Any]:

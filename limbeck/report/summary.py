@@ -17,7 +17,8 @@ __all__ = ["environment", "gain", "spread", "summarise", "verdict"]
 
 _CHANGED = ("improved it by", "made it worse by")
 _ROLES = ("teacher", "student", "control")
-_NAMES = {"bleu": "BLEU", "exact_match": "exact match"}
+_SMALL = 0.1  # below it a fourth decimal is shown
+_NAMES = {"bleu": "BLEU", "exact_match": "exact match", "r2": "R²", "ndcg_at_10": "NDCG@10"}
 
 
 def summarise(
@@ -33,7 +34,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Return ``report.json``.
 
-    Figures that were not measured are ``None``.
+    Figures that were not measured are ``None``: all metrics of a teacher that answers something
+    else, for example.
 
     Args:
         results: what the evaluation stage wrote.
@@ -45,7 +47,8 @@ def summarise(
         machine: where it ran, from :func:`environment`.
         epochs_by: the metric that chose the best epoch, if it was another one.
     """
-    models = {role: _model(role, results) for role in _ROLES if role in results["models"]}
+    names = [role for role in _ROLES if role in results["models"]]
+    models = {name: _model(name, results) for name in dict.fromkeys([*names, *results["models"]])}
     report: dict[str, Any] = {
         "limbeck": __version__,
         "task": task,
@@ -94,11 +97,14 @@ def verdict(report: Mapping[str, Any]) -> str:
     """
     models, metric = report["models"], report["selection"]["metric"]
     teacher, student = models["teacher"], models["student"]
-    own, theirs = (model["quality"][metric]["mean"] for model in (student, teacher))
+    own, measured = student["quality"][metric]["mean"], teacher["quality"][metric]
+    theirs = "" if measured is None else f", its teacher {_value(metric, measured['mean'])}"
     told = [
-        f"The student reaches {_shown(metric, own)}, its teacher {_value(metric, theirs)}"
+        f"The student reaches {_shown(metric, own)}{theirs}"
         f"{_costs(student['cost'], teacher['cost'])}."
     ]
+    if measured is None:
+        told.append("Its teacher answers something else, so that was not measured.")
     if (found := gain(report)) is not None:
         told.append(_against_control(found, models["control"], report["selection"]))
     return " ".join(told)
@@ -121,22 +127,32 @@ def environment(threads: int, device: str, plan: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _model(role: str, results: Mapping[str, Any]) -> dict[str, Any]:
-    found = results["models"][role]
-    cost = dict(results["cost"]["teacher" if role == "teacher" else "student"])
+def _model(name: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    found = results["models"][name]
+    cost = dict(results["cost"]["student" if name == "control" else name])
     entry = {
-        "role": role,
-        "quality": _by_metric(found["quality"]),
+        "role": found.get("role", name),
+        "quality": _by_metric(found["quality"] or _unknown(results)),
         "fidelity": _fidelity(found["fidelity"]),
         "cost": cost,
     }
+    if found.get("note"):
+        entry["note"] = found["note"]
     if found.get("last_quality"):
         entry["last_quality"] = _by_metric(found["last_quality"])
     return entry
 
 
-def _by_metric(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    return {name: spread([entry[name] for entry in found]) for name in found[0]}
+def _unknown(results: Mapping[str, Any]) -> list[dict[str, None]]:
+    """Return the student's metrics without values, of a model that answers something else."""
+    return [dict.fromkeys(results["models"]["student"]["quality"][0])]
+
+
+def _by_metric(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        name: None if found[0][name] is None else spread([entry[name] for entry in found])
+        for name in found[0]
+    }
 
 
 def _fidelity(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -185,15 +201,21 @@ def _costs(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
 def _shown(metric: str, value: float) -> str:
     shown = _value(metric, value)
     named = _NAMES.get(metric, metric.replace("_", " "))
-    return f"{shown} {named}" if metric.endswith(("accuracy", "match")) else f"a {named} of {shown}"
+    if metric.endswith(("accuracy", "match")):
+        return f"{shown} {named}"
+    return f"{'an' if named.startswith(('NDCG', 'R²', *'aeio')) else 'a'} {named} of {shown}"
 
 
 def _value(metric: str, value: float) -> str:
-    return f"{value:.1%}" if is_share(metric) else f"{value:.3f}"
+    return f"{value:.1%}" if is_share(metric) else f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return 4 if abs(value) < _SMALL else 3
 
 
 def _points(metric: str, value: float) -> str:
-    shown = f"{value * 100:.2f} points" if is_share(metric) else f"{value:.3f}"
+    shown = f"{value * 100:.2f} points" if is_share(metric) else f"{value:.{_decimals(value)}f}"
     return shown.replace("-", "−")
 
 

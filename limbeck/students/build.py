@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from limbeck._version import __version__
 from limbeck.data import readers
 from limbeck.data.preprocess import Normalize
-from limbeck.data.readers import Reader, Writer
+from limbeck.data.readers import Answering, Reader, Writer
 from limbeck.errors import InputError
 from limbeck.files import atomically, read_json, write_json
 from limbeck.imports import attribute, call_theirs, is_path
@@ -27,10 +27,14 @@ from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import call, logits_of
 from limbeck.students import zoo
 from limbeck.students.lora import Lora
+from limbeck.students.resize import Sizes, resize
 from limbeck.students.reuse import Reuse
 from limbeck.students.shrink import shrink
 
 __all__ = ["Blueprint", "load", "load_weights", "read_weights", "save", "tensors"]
+
+
+_INSIDE = ("module.", "model.")  # the names of a model within one that has no other weights
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Blueprint:
         width: fraction of its channels to keep.
         reuse: how it ends in its teacher's classifier; ``None`` if it has its own.
         lora: which additions learn in the place of its weights; ``None`` if it learns itself.
+        sizes: the shapes of tensors, by name, that pruning made smaller.
 
     >>> Blueprint("resnet56", {"classes": 10}, depth=0.5).model().config["args"]["depth"]
     32
@@ -55,6 +60,7 @@ class Blueprint:
     width: float = 1.0
     reuse: Reuse | None = None
     lora: Lora | None = None
+    sizes: Sizes = field(default_factory=dict)
 
     def shipped(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return the model as it ships: with trained weights, additions merged into them.
@@ -75,7 +81,8 @@ class Blueprint:
         model = self.bare()
         if self.lora is not None:
             return self.lora.applied(model)
-        return model if self.reuse is None else self.reuse.applied(model)
+        whole = model if self.reuse is None else self.reuse.applied(model)
+        return resize(whole, self.sizes)
 
     def portable(self) -> dict[str, Any]:
         """Return arguments that build it, untrained, where files it came from are not at hand."""
@@ -157,8 +164,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         InputError: the file cannot be read, or names or shapes differ from the model's.
     """
     weights, own = read_weights(path), model.state_dict()
-    if all(name.startswith("module.") for name in own) and not weights.keys() & own.keys():
-        weights = {f"module.{name}": tensor for name, tensor in weights.items()}
+    inside = next((p for p in _INSIDE if all(name.startswith(p) for name in own)), None)
+    if inside is not None and not weights.keys() & own.keys():
+        weights = {f"{inside}{name}": tensor for name, tensor in weights.items()}
     fixed = dict(model.named_buffers()).keys() - own  # older files hold such buffers too
     weights = {name: tensor for name, tensor in weights.items() if name not in fixed}
     made = {name for name, weight in model.named_parameters() if not weight.requires_grad}
@@ -210,6 +218,8 @@ def save(
     }
     if blueprint.reuse is not None:
         plan["reuse"] = blueprint.reuse.facts()
+    if blueprint.sizes:
+        plan["sizes"] = {name: list(shape) for name, shape in blueprint.sizes.items()}
     if reader is not None:
         plan["reader"] = reader.save(folder)
     write_json(folder / "student.json", {"limbeck": __version__, **plan, **facts})
@@ -218,9 +228,10 @@ def save(
 def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
     """Return a trained student from the folder that a run wrote, in eval mode.
 
-    Its preprocessing is part of it: it takes images (B, C, H, W) from 0 to 1, or a list of texts,
-    and returns logits (B, C). One that writes, a translator say, takes texts and returns texts:
-    ``student(["A man."], num_beams=4)``. ``student.model`` is the bare network.
+    Its preprocessing is part of it: it takes images (B, C, H, W) from 0 to 1, a list of texts or
+    of a table's rows, and returns logits (B, C), or numbers in their own units. One that writes, a
+    translator say, takes texts and returns texts: ``student(["A man."], num_beams=4)``.
+    ``student.model`` is the bare network.
 
     Args:
         folder: a run's ``student/``.
@@ -239,6 +250,7 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
         plan = Blueprint(*(facts[key] for key in ("build", "args", "depth", "width")))
         if facts.get("reuse") is not None:
             plan = replace(plan, reuse=Reuse.read(facts["reuse"]))
+        plan = replace(plan, sizes=facts.get("sizes", {}))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder / 'student.json'} is damaged: {type(error).__name__}: {error}"
@@ -271,7 +283,10 @@ class _Raw(nn.Module):
     def forward(self, raw: Any) -> Tensor:
         device = next(self.model.parameters()).device
         inputs = tree_map(lambda tensor: tensor.to(device), self.preprocess(raw))
-        return logits_of(call(self.model, inputs))
+        answers = logits_of(call(self.model, inputs))
+        if isinstance(self.preprocess, Answering):
+            return self.preprocess.answered(answers)
+        return answers
 
 
 class _Writes(nn.Module):

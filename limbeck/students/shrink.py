@@ -50,6 +50,15 @@ def shrink(model: nn.Module, *, depth: float = 1.0, width: float = 1.0) -> nn.Mo
                                                         hidden features
     ``Hearing``       blocks                            width, to even numbers; with attention,
                                                         fewer heads of the same size
+    ``SASRec``        blocks                            width, with fewer heads of the same size
+    ``GRU4Rec``       layers                            embeddings and units
+    ``FISM``          stays: it has one layer           embeddings
+    ``SoftTree``      depth                             stays
+    ``Frames``        those of its model of pictures    those of its model of pictures
+    ``FramesGRU``     stays                             convolutions and units
+    two towers        stay                              both of them, and what they make together
+    ``Segmenter``     stays                             all levels
+    ``Detector``      stays                             all levels, neck and head
     Hugging Face      layers, spread evenly: they are   heads, each as wide as before, and the
                       copied, and so is all else        hidden features; nothing is copied then
     ================  ================================  ========================================
@@ -162,6 +171,45 @@ def _cnn(model: zoo.CNN, *, depth: float, width: float) -> nn.Module:
 
 
 @shrink_rule.register
+def _soft_tree(model: zoo.SoftTree, *, depth: float, width: float) -> nn.Module:
+    return _again(model, depth=scaled(model.config["args"]["depth"], depth))
+
+
+@shrink_rule.register
+def _frames(model: zoo.Frames, *, depth: float, width: float) -> nn.Module:
+    inside: Any = shrink(model.model, depth=depth, width=width)
+    return zoo.Frames(inside.config["build"], inside.config["args"])
+
+
+@shrink_rule.register
+def _frames_gru(model: zoo.FramesGRU, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    return _again(
+        model, channels=_all(args["channels"], width), hidden=scaled(args["hidden"], width)
+    )
+
+
+@shrink_rule.register
+def _two_towers(
+    model: zoo.VisualQuestion | zoo.DualEncoder, *, depth: float, width: float
+) -> nn.Module:
+    args = model.config["args"]
+    changes = {name: scaled(args[name], width) for name in ("words", "width")}
+    return _again(model, channels=_all(args["channels"], width), **changes)
+
+
+@shrink_rule.register
+def _segmenter(model: zoo.Segmenter, *, depth: float, width: float) -> nn.Module:
+    return _again(model, channels=_all(model.config["args"]["channels"], width))
+
+
+@shrink_rule.register
+def _detector(model: zoo.Detector, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    return _again(model, channels=_all(args["channels"], width), neck=scaled(args["neck"], width))
+
+
+@shrink_rule.register
 def _mlp(model: zoo.MLP, *, depth: float, width: float) -> nn.Module:
     return _again(model, hidden=_all(_narrowest(model.config["args"]["hidden"], depth), width))
 
@@ -185,6 +233,27 @@ def _bilstm(model: zoo.BiLSTM, *, depth: float, width: float) -> nn.Module:
     args = model.config["args"]
     features, hidden = _all([args["width"], args["hidden"]], width)
     return _again(model, width=features, hidden=hidden, layers=scaled(args["layers"], depth))
+
+
+@shrink_rule.register
+def _sasrec(model: zoo.SASRec, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    size = args["width"] // args["heads"]
+    wide = scaled(args["width"], width, multiple=size if args["heads"] > 1 else 1)
+    heads = wide // size if args["heads"] > 1 else 1
+    return _again(model, depth=scaled(args["depth"], depth), width=wide, heads=heads)
+
+
+@shrink_rule.register
+def _gru4rec(model: zoo.GRU4Rec, *, depth: float, width: float) -> nn.Module:
+    args = model.config["args"]
+    layers, hidden = scaled(args["layers"], depth), scaled(args["hidden"], width)
+    return _again(model, layers=layers, width=scaled(args["width"], width), hidden=hidden)
+
+
+@shrink_rule.register
+def _fism(model: zoo.FISM, *, depth: float, width: float) -> nn.Module:
+    return _again(model, width=scaled(model.config["args"]["width"], width))
 
 
 @shrink_rule.register

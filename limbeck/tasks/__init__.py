@@ -5,17 +5,28 @@ from collections.abc import Callable
 from limbeck.errors import unknown
 from limbeck.tasks.classification import Classification
 from limbeck.tasks.ctc import CTC
+from limbeck.tasks.detection import Boxes, Detection
 from limbeck.tasks.embedding import Embedding
+from limbeck.tasks.image_text import ImageText
 from limbeck.tasks.language_modelling import LanguageModelling
 from limbeck.tasks.multilabel import Multilabel
 from limbeck.tasks.reading import Reading
+from limbeck.tasks.recommendation import Recommendation
+from limbeck.tasks.regression import Regression
+from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.task import (
     Comparing,
+    Drawing,
     Meter,
+    Placed,
+    Presenting,
     Producing,
     Quality,
+    Refusing,
     Restating,
+    Scripted,
     Separable,
+    Spread,
     Task,
     Telling,
     Tokened,
@@ -26,17 +37,29 @@ from limbeck.tasks.translation import Translation
 
 __all__ = [
     "CTC",
+    "Boxes",
     "Classification",
     "Comparing",
+    "Detection",
+    "Drawing",
     "Embedding",
+    "ImageText",
     "LanguageModelling",
     "Meter",
     "Multilabel",
+    "Placed",
+    "Presenting",
     "Producing",
     "Quality",
     "Reading",
+    "Recommendation",
+    "Refusing",
+    "Regression",
     "Restating",
+    "Scripted",
+    "Segmentation",
     "Separable",
+    "Spread",
     "Task",
     "Telling",
     "TokenPrediction",
@@ -51,8 +74,13 @@ _TASKS: dict[str, Callable[..., Task]] = {
     "classification": Classification,
     "multilabel": Multilabel,
     "ctc": CTC,
+    "detection": Detection,
     "embedding": Embedding,
+    "image_text": ImageText,
     "language_modelling": LanguageModelling,
+    "recommendation": Recommendation,
+    "regression": Regression,
+    "segmentation": Segmentation,
     "token_prediction": TokenPrediction,
     "translation": Translation,
 }

@@ -22,6 +22,11 @@ from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Classification"]
 
+_SCRIPT = """for row in logits:
+    shares = np.exp(row - row.max())
+    shares /= shares.sum()
+    best = int(shares.argmax())
+    print(facts["labels"][best] if facts["labels"] else best, f"{shares[best]:.1%}")"""
 _TOLD = 2  # how many classes of an answer are put into words
 
 
@@ -124,6 +129,9 @@ class Classification(Whole):
             "right": int(classes[0]) == int(self.targets(batch)[row]),
             "shares": [list(pair) for pair in zip(names, shares.tolist(), strict=True)],
         }
+
+    def script(self) -> str:
+        return _SCRIPT
 
     def wanted(self, batch: Batch, row: int) -> str:
         return label_of(self.labels, int(self.targets(batch)[row]))

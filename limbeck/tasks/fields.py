@@ -6,7 +6,7 @@ Letters: B samples, T tokens, S values of a sample.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,16 @@ from torch.utils._pytree import tree_leaves
 from limbeck.data.samples import Batch, as_batch
 from limbeck.errors import InputError
 
-__all__ = ["Fields", "Whole", "check_finite", "label_of", "mask_in", "measured", "sample"]
+__all__ = [
+    "Fields",
+    "Whole",
+    "check_finite",
+    "label_of",
+    "mask_in",
+    "measured",
+    "over_classes",
+    "sample",
+]
 
 
 class Fields:
@@ -84,3 +93,19 @@ def measured() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
         yield
+
+
+def over_classes(compare: Callable[[Tensor, Tensor], Tensor], classes: int) -> bool:
+    """Return whether a loss takes two answers (2, C) for scores of which each sample has one class.
+
+    Then it does not change where all numbers of a sample grow by the same: a softmax takes that
+    out.
+
+    >>> from limbeck import losses
+    >>> over_classes(losses.kl, 3), over_classes(losses.logit_mse, 3)
+    (True, False)
+    """
+    teacher = torch.arange(2 * classes).square().sin().view(2, -1)
+    student = teacher.flip(0)
+    moved = student + torch.tensor([[1.0], [3.0]])
+    return torch.allclose(compare(student, teacher), compare(moved, teacher), 1e-4, 1e-6)

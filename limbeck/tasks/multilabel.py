@@ -6,7 +6,7 @@ Letters: B samples, C labels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from limbeck.data.samples import Batch
 from limbeck.errors import InputError
 from limbeck.losses.divergences import binary_kl
-from limbeck.losses.spec import exactly
-from limbeck.tasks.fields import Whole, label_of, measured
+from limbeck.losses.spec import Spec, exactly
+from limbeck.tasks.fields import Whole, label_of, measured, over_classes
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Multilabel"]
@@ -105,6 +105,22 @@ class Multilabel(Whole):
                 expected=f"(B, {self.classes}): the data has {self.classes} labels",
                 remedy=f"Build the {whose} with {self.classes} classes.",
             )
+
+    def check_loss(
+        self, name: str, spec: Spec, compare: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> None:
+        """Refuse a loss to which one label out of all is right."""
+        if compare is not None and not over_classes(compare, self.classes):
+            return
+        raise InputError(
+            f"the match {name} compares classes of which each sample has one, and the task "
+            "multilabel has several labels",
+            expected="a method that compares each label by itself, binary; numbers, logit_mse; "
+            "features; or relations",
+            consequence="The more sure the teacher was of one label, the less the student would "
+            "believe in the others.",
+            remedy="Set method to binary.",
+        )
 
     def meter(self) -> Meter:
         return _Meter(self)

@@ -5,21 +5,30 @@ Letters: B samples, T tokens, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from limbeck.data.motion import Motion
 from limbeck.data.samples import Batch, Samples
+from limbeck.data.shown import Shown
+from limbeck.losses.spec import Spec
 
 __all__ = [
     "Comparing",
+    "Drawing",
     "Meter",
+    "Placed",
+    "Presenting",
     "Producing",
     "Quality",
+    "Refusing",
     "Restating",
+    "Scripted",
     "Separable",
+    "Spread",
     "Task",
     "Telling",
     "Tokened",
@@ -131,12 +140,74 @@ class Telling(Protocol):
         """Return an answer in words.
 
         Returns:
-            ``answer``, a text; ``right``, whether it is, or ``None`` if that is not known; and
-            ``shares``, pairs of an answer and its probability, the likeliest first, or none.
+            ``answer``, a text; ``right``, whether it is, or ``None`` if that is not known;
+            ``shares``, pairs of an answer and its probability, the likeliest first, or none; and
+            perhaps ``note``, what to say in the place of "right" or "wrong".
         """
 
     def wanted(self, batch: Batch, row: int) -> str:
         """Return the label of a sample in words."""
+
+
+@runtime_checkable
+class Presenting(Protocol):
+    """A telling task whose report also shows samples that were chosen by chance.
+
+    Where models are rarely right, recommenders say, the usual case tells more than the worst ones.
+
+    Attributes:
+        headings: what a report calls the samples and their labels.
+    """
+
+    @property
+    def headings(self) -> tuple[str, str]: ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A telling task whose answers can be drawn: classes of pixels, boxes."""
+
+    def drawn(self, logits: Tensor | None, batch: Batch, row: int) -> Shown:
+        """Return an answer to a sample as a picture; its label, if there are no logits."""
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """A task whose logits are not (B, ..., C) as losses want them that compare classes."""
+
+    def over_classes(self, logits: Tensor) -> Tensor:
+        """Return logits with the classes last, (B, ..., C), a distribution for each place.
+
+        Raises:
+            InputError: the logits hold something else than classes too.
+        """
+
+    def labelled(self, batch: Batch) -> Tensor | None:
+        """Return which places have a label, (B, ...), for losses that read labels too."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A task whose labels have a place in the picture: where pixels move, they must move too."""
+
+    def moved(self, batch: Batch, motion: Motion) -> Batch:
+        """Return the batch with its labels where the pixels have gone."""
+
+
+@runtime_checkable
+class Refusing(Protocol):
+    """A task whose answers not every loss can compare: numbers, say, which are no classes."""
+
+    def check_loss(
+        self, name: str, spec: Spec, compare: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> None:
+        """Refuse a loss between the student's logits and the teacher's that would mean nothing.
+
+        Args:
+            name: of the match.
+            spec: what its loss declares.
+            compare: its value for two answers to two samples; ``None`` if it reads labels as well.
+        """
 
 
 @runtime_checkable
@@ -206,4 +277,19 @@ class Writing(Protocol):
             batch: of which the prompts stay.
             temperature: at which tokens are drawn.
             seed: of the draws.
+        """
+
+
+@runtime_checkable
+class Scripted(Protocol):
+    """A task that can say in a few lines of Python how answers are told, without Limbeck.
+
+    They stand at the end of the script that runs an exported model.
+    """
+
+    def script(self) -> str:
+        """Return lines that print what each row of ``logits`` says.
+
+        ``logits`` is an array (B, ...), ``facts`` what the file says of itself (``labels``, ...),
+        ``np`` NumPy.
         """

@@ -20,7 +20,7 @@ from limbeck.teachers.contents import contents_of_files
 from limbeck.teachers.foreign import Foreign, Layout, Size, arrays
 from limbeck.teachers.returns import Kind
 
-__all__ = ["from_onnx"]
+__all__ = ["Graph", "from_onnx"]
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _TYPES = {
@@ -29,6 +29,7 @@ _TYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
@@ -66,15 +67,26 @@ def from_onnx(
         InputError: ``onnx`` and ``onnxruntime`` are not installed, the file is missing or damaged,
             or ``output`` is not in it; later, a tap that is not in the graph.
     """
-    model = _Graph(Path(path), output, providers)
+    model = Graph(Path(path), output, providers)
     return Foreign(model, preprocess, inputs=inputs, layout=layout, returns=returns, clip=clip)
 
 
 @final
-class _Graph:
-    """An ONNX graph, and a session for each set of taps that was asked for."""
+class Graph:
+    """An ONNX graph, and a session for each set of taps that was asked for.
 
-    def __init__(self, path: Path, output: str | None, providers: Sequence[str] | None) -> None:
+    Args:
+        path: the ``.onnx`` file, weights in files beside it included.
+        output: which of the model's outputs is the answer; by default the first.
+        providers: of ONNX Runtime; by default CUDA's if it is there, and the CPU's.
+
+    Raises:
+        InputError: as for :func:`from_onnx`.
+    """
+
+    def __init__(
+        self, path: Path, output: str | None = None, providers: Sequence[str] | None = None
+    ) -> None:
         onnx = needed("onnx", "onnx")
         self.runtime = needed("onnxruntime", "onnx")
         self.path = path
@@ -110,6 +122,26 @@ class _Graph:
                     remedy="Export a scikit-learn model with options={'zipmap': False}.",
                 )
         return found
+
+    def fed(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        """Return what each input of the model gets, in its type: a copy only where it must be."""
+        return _fed(self._session((self.output,)), arrays(inputs), self.name)
+
+    def run(self, fed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Return the answer to what :meth:`fed` gave."""
+        found: NDArray[Any] = _run(self._session((self.output,)), [self.output], fed)[0]
+        return found
+
+    def takes(self) -> dict[str, dict[str, Any]]:
+        """Return ``dtype`` and ``shape`` of each input, by name; free axes by theirs."""
+        session = self._session((self.output,))
+        return {
+            found.name: {
+                "dtype": np.dtype(_TYPES.get(found.type, np.float32)).name,
+                "shape": [axis if isinstance(axis, int) else str(axis) for axis in found.shape],
+            }
+            for found in session.get_inputs()
+        }
 
     def fingerprint(self) -> str:
         return contents_of_files(self._files()) + f" {self.output}"

@@ -37,9 +37,9 @@ def from_sklearn(
     """Return a teacher that asks a fitted estimator.
 
     A classifier is asked for ``predict_proba``, whose logarithm are the logits, or else for
-    ``decision_function``, which is taken as logits; a regressor for ``predict``. It gets the
-    samples as rows: (B, ...) is flattened to (B, D). Anything with these methods will do, XGBoost's
-    and LightGBM's estimators too.
+    ``decision_function``, which is taken as logits; a regressor for ``predict``, whose numbers,
+    (B, K), stand for logits. It gets the samples as rows: (B, ...) is flattened to (B, D). Anything
+    with these methods will do, XGBoost's and LightGBM's estimators too.
 
     Args:
         estimator: fitted.
@@ -118,7 +118,7 @@ class _Estimator:
             rows = rows.reshape(len(rows), -1)
         said = np.asarray(getattr(self.estimator, self.method)(rows))
         if self.method == "predict":
-            said = said.astype(np.float32)
+            said = said.astype(np.float32).reshape(len(said), -1)
         return {"logits": said if self.columns is None else self._ordered(said)}
 
     def fingerprint(self) -> str:

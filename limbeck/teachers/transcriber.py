@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from limbeck.data.waves import decoded, resampled
-from limbeck.errors import InputError
+from limbeck.errors import InputError, first_line
 from limbeck.files import atomically
 from limbeck.imports import needed
 
@@ -71,7 +71,7 @@ class Transcriber:
             model = kind.from_pretrained(str(path), **here)
             processor = transformers.AutoProcessor.from_pretrained(str(path), **here)
         except Exception as error:  # what is wrong with a folder can raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"no speech recogniser could be read from {path}: {reason}",
                 expected="a folder with the weights of one, its processor and its tokenizer",

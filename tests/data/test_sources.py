@@ -584,8 +584,9 @@ def test_hugging_face_of_something_else(tmp_path: Path) -> None:
 def test_by_name() -> None:
     """A recipe's typing error would end in a KeyError."""
     names = [
-        "digits", "huggingface", "image_folder", "language", "numpy", "parquet",
-        "several_digits", "speech", "text", "translation",
+        "captions", "clips", "coco", "diabetes", "digit_scenes", "digits", "huggingface",
+        "image_folder", "interactions", "language", "numpy", "panned_stills", "parquet",
+        "several_digits", "speech", "table", "text", "translation", "visual_questions",
     ]  # fmt: skip
     assert sources.names() == names
     assert sources.get("parquet") is sources.parquet

@@ -14,7 +14,7 @@ from torch import nn
 
 import limbeck as lb
 from limbeck.data import Arrays, Augmentation, Crop, Flip, Loader
-from limbeck.distill import optim
+from limbeck.distill import optim, plan
 
 TASK = lb.tasks.Classification(4)
 
@@ -242,6 +242,25 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     log.Reload()
     assert len(log.Scalars("train/loss")) == 2
     assert "validation/accuracy" in log.Tags()["scalars"]
+
+
+@pytest.mark.parametrize(
+    ("model", "without_amx"),
+    [("resnet8", "bf16"), ("mobilenet_v2", "fp32"), ("narrow", "fp32"), ("wide", "bf16")],
+)
+def test_precision_is_half_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, model: str, without_amx: str
+) -> None:
+    """Without it, ``auto`` slows depthwise and narrow networks down; benchmarks/precision.py."""
+    widths = {"narrow": 64, "wide": 256}
+    made = nn.Linear(widths[model], 10) if model in widths else lb.students.zoo.build(model)
+    for found, expected in (
+        ({"amx_bf16": True, "avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": True}, without_amx),
+        ({}, "fp32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert plan(made, torch.device("cpu")).precision == expected
 
 
 def test_mixed_precision_trains_and_leaves_float32_weights() -> None:

@@ -83,3 +83,21 @@ class Mute:
     """A set of samples as a user may write it: nothing that :class:`Showing` asks for."""
 
     ids = torch.arange(2)
+
+
+def test_samples_chosen_by_chance_are_the_same_in_any_batches() -> None:
+    """Without it, a page could show as usual what was chosen for its answers, or other samples."""
+    count = 40
+    data = as_samples((torch.rand(count, 1, 4, 4), torch.arange(count) % 2))
+    shares = torch.linspace(0.1, 0.9, count)
+    told = []
+    for size in (7, count):
+        seen = Differing(TASK, data, most=1, chance=5)
+        for rows in torch.arange(count).split(size):
+            said = {"teacher": _logits(*shares[rows]), "student": _logits(*shares[rows])}
+            seen.update(next(data.batches([rows], 0, 0)), said)
+        (group,) = seen.compute()["groups"]  # they never differ
+        told.append([entry["id"] for entry in group["samples"]])
+    assert told[0] == told[1]
+    assert len(set(told[0])) == 5
+    assert told[0] != sorted(told[0])

@@ -50,6 +50,8 @@ def test_every_network_of_images_has_stages() -> None:
             continue
         if name.startswith(("resnet110", "wrn_40", "timm", "torchvision")):
             continue
+        if name.startswith(("detector", "segmenter", "frames")):  # no classifier of pictures
+            continue
         model = zoo.build(name, classes=3)
         assert len(stages(model, torch.zeros(1, 3, 32, 32))) >= 2
         assert penultimate(model, torch.zeros(1, 3, 32, 32)).endswith(":input")

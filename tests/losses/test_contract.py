@@ -35,7 +35,7 @@ CHAPTERS = {
     "contrast": "contrastive self_supervised self_supervised_logits prototype affinity_mimic",
     "sequence": "sequence_level ctc_aligned ctc_sequence",
     "ranking": "listwise pairwise_margin ranking_distillation relaxed_ranking",
-    "dense": "localization focal_global pixel_wise pair_wise",
+    "dense": "detection localization focal_global pixel_wise pair_wise",
 }
 LOSSES = sorted(name for names in CHAPTERS.values() for name in names.split())
 
@@ -54,6 +54,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "channel_wise": [{"shapes": EQUAL}],
     "class_activation": [{"shapes": EQUAL}],
     "ctc_sequence": [{"shapes": [((6, 5), (6, 5))]}],  # a mask of frames is no subset of sequences
+    "detection": [{"shapes": [(((6, 4, 3), (6, 16, 5)), ((6, 4, 3), (6, 16, 5)))]}],
     "factor_transfer": [{"shapes": EQUAL}],
     "flow": [{"shapes": [(PAIR, PAIR)]}],
     "focal_global": [{"shapes": EQUAL, "targets": BOXES, "image": (4, 4)}],

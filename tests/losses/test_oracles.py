@@ -32,6 +32,7 @@ UNRECORDED = {
     "block_wise": "torch.nn.functional.mse_loss",
     "ctc_aligned": "all alignments, enumerated",
     "ctc_sequence": "all paths, enumerated",
+    "detection": "a loop over places, in NumPy",
     "label_refinement": "torch.nn.functional.cross_entropy(label_smoothing=)",
     "self_supervised_logits": "a part of the record self_supervised",
     "sequence_level": "torch.nn.functional.cross_entropy",

@@ -16,7 +16,7 @@ import limbeck as lb
 from limbeck.errors import InputError
 from limbeck.losses.dense import focal_global, pair_wise
 from limbeck.methods import about
-from limbeck.methods.dense import cwd_logits, fgd, ld, segmentation
+from limbeck.methods.dense import cwd_logits, detection, fgd, ld, segmentation
 from limbeck.methods.method import Method
 from limbeck.testing import check_method
 
@@ -103,7 +103,8 @@ class Detector(nn.Module):
             x = level["conv"](x)
             x, logits, edges = F.avg_pool2d(x, 2), self.classify(x), self.edges(x)
         places = edges.flatten(2).transpose(1, 2).reshape(len(images), -1, 5)
-        return {"logits": logits, "edges": places}
+        classes = logits.flatten(2).transpose(1, 2)
+        return {"logits": logits, "edges": places, "classes": classes}
 
 
 def scenes(count: int = 8) -> tuple[Tensor, Tensor]:
@@ -126,6 +127,7 @@ def toy_fgd(**options: Any) -> Method:
 
 CASES: dict[str, tuple[Callable[..., Method], Callable[[int], nn.Module], Any, Any]] = {
     "cwd_logits": (cwd_logits, Segmenter, Segmentation(), scenes),
+    "detection": (detection, Detector, Detection(), boxed),
     "fgd": (toy_fgd, Detector, Detection(), boxed),
     "ld": (lambda **options: ld(bins=5, **options), Detector, Detection(), boxed),
     "segmentation": (segmentation, Segmenter, Segmentation(), scenes),

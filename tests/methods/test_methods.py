@@ -44,7 +44,7 @@ CHAPTERS = {
     "contrast": "affinity crd prototype sskd",
     "sequence": "ctc ctc_sequence seqkd",
     "ranking": "listwise margin_mse rd rrd",
-    "dense": "cwd_logits fgd ld segmentation",
+    "dense": "cwd_logits detection fgd ld segmentation",
     "adaptive": "afd confidence_weighted ctkd sample_temperature semckd uncertainty_weighted",
 }
 

@@ -17,8 +17,8 @@ CLASSES = 5
 TASK = lb.tasks.Classification(CLASSES)
 # What these compare, images with class labels do not have.
 ELSEWHERE = {
-    "affinity", "binary", "ctc", "ctc_sequence", "cwd_logits", "distilbert", "fgd", "ld",
-    "listwise", "margin_mse", "minilm", "pkd", "policy", "rd", "rrd", "segmentation", "seqkd",
+    "affinity", "binary", "ctc", "ctc_sequence", "cwd_logits", "detection", "distilbert", "fgd",
+    "ld", "listwise", "margin_mse", "minilm", "pkd", "policy", "rd", "rrd", "segmentation", "seqkd",
     "simkd", "tinybert", "uld",
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -26,12 +26,14 @@ def test_two_processes_with_the_same_global_batch_equal_one(tmp_path: Path) -> N
             sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
             "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
             "--main_process_port", "0", "-m", "limbeck", "run", TINY, "--out", str(together),
-            *(word for change in changes for word in ("--set", change)),
+            *(word for change in [*changes, "export=[onnx]"] for word in ("--set", change)),
         ],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count("✓ teacher") == 1
+    assert finished.stdout.count("✓ student.onnx") == 1
+    assert (together / "export" / "student.onnx").is_file()
     for stage in ("teacher", "student-0", "control-0"):
         ours, theirs = (
             load_file(folder / "stages" / stage / "last.safetensors")

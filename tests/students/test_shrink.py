@@ -17,7 +17,12 @@ from limbeck.students.shrink import scaled, shrink, shrink_rule
 # test_seq2seq.py. Models of other libraries have sizes of their own.
 TEXT = {"bag", "bilstm", "huggingface", "seq2seq", "textcnn", "transformer"}
 LIBRARIES = {"timm", "torchvision"}
+VISUAL = {"dual_encoder", "visual_question"}
+DENSE = {"detector", "segmenter"}  # test_dense_models.py
 SOUND = {"audiocnn", "audiogru", "conv_transformer"}
+CLIPS = {"frames", "frames_gru"}  # test_video.py
+TREES = {"soft_tree"}  # which has depth alone
+RECOMMENDERS = {"fism", "gru4rec", "sasrec"}  # test_recommenders.py
 
 
 def build(name: str, **args: Any) -> nn.Module:
@@ -63,6 +68,8 @@ def parameters(model: nn.Module) -> int:
         ("vit", {}, 0.5, 0.5, {"depth": 3, "heads": 2, "width": 128}),
         ("mlp", {"hidden": (128, 64)}, 0.5, 0.25, {"hidden": [16]}),
         ("mlp", {"hidden": ()}, 0.5, 0.5, {"hidden": []}),
+        ("soft_tree", {"features": 9, "depth": 5}, 0.5, 0.5, {"depth": 3}),
+        ("frames_gru", {}, 0.5, 0.5, {"channels": [8, 16, 16], "hidden": 16}),
     ],
 )
 def test_sizes_by_hand(
@@ -76,7 +83,14 @@ def test_sizes_by_hand(
     assert type(smaller) is type(model)
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.names() if n not in TEXT | SOUND | LIBRARIES])
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        set(zoo.names()).difference(
+            TEXT, SOUND, LIBRARIES, RECOMMENDERS, VISUAL, DENSE, CLIPS, TREES
+        )
+    ),
+)
 def test_every_zoo_model_shrinks_to_one_that_runs(name: str) -> None:
     """Without it a family added to the zoo could not be a teacher whose student is derived."""
     with torch.device("meta"):
@@ -86,6 +100,24 @@ def test_every_zoo_model_shrinks_to_one_that_runs(name: str) -> None:
     with torch.no_grad():
         assert tiny(torch.rand(2, 3, 32, 32)).shape == (2, 7)
     assert parameters(tiny) < parameters(half) < parameters(model)
+
+
+def test_a_model_of_clips_shrinks_as_its_model_of_pictures_does() -> None:
+    """Without it the teacher of the recipe video could have no student of its own family."""
+    model = zoo.build("frames", model="resnet20", classes=7)
+    smaller = shrink(model, depth=0.3, width=0.5).eval()
+    assert smaller.config["args"]["args"]["widths"] == [8, 8, 16, 32]
+    assert smaller(torch.rand(2, 3, 3, 32, 32)).shape == (2, 7)
+    assert parameters(smaller) < parameters(model) / 2
+
+
+@pytest.mark.parametrize("name", sorted(VISUAL))
+def test_both_towers_shrink(name: str) -> None:
+    """Without it a model of pictures and texts could have no student of its own family."""
+    classes = {"classes": 3} if name == "visual_question" else {}
+    smaller = shrink(zoo.build(name, vocab=20, **classes), width=0.5)
+    changed = {"channels": [8, 16, 32], "words": 16, "width": 32}
+    assert {key: smaller.config["args"][key] for key in changed} == changed
 
 
 def test_whole_fractions_give_a_new_untrained_model() -> None:

@@ -24,7 +24,11 @@ from limbeck.students import zoo
 TEXT = {"bag", "bilstm", "huggingface", "seq2seq", "textcnn", "transformer"}
 SOUND = {"audiocnn", "audiogru", "conv_transformer"}
 LIBRARIES = {"timm", "torchvision"}  # test_vision.py
-NAMES = sorted(set(zoo.names()) - TEXT - SOUND - LIBRARIES)
+RECOMMENDERS = {"fism", "gru4rec", "sasrec"}  # test_recommenders.py
+CLIPS = {"frames", "frames_gru"}  # test_video_models.py
+VISUAL = {"dual_encoder", "visual_question"}  # test_visual_models.py
+DENSE = {"detector", "segmenter"}  # test_dense_models.py
+NAMES = sorted(set(zoo.names()) - TEXT - SOUND - LIBRARIES - RECOMMENDERS - VISUAL - CLIPS - DENSE)
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "zoo.json").read_text())
 
 # github.com/HobbitLong/RepDistiller at b84f547c5db6a35318d4671d7d5c4de74c822403, 100 classes; equal
@@ -61,6 +65,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"depth": 14, "widths": (4, 4, 6, 9)},
     "shufflenet_v1": {"widths": (36, 48, 72), "blocks": (2, 1, 2)},
     "shufflenet_v2": {"widths": (8, 10, 12), "blocks": (2, 1, 2), "head": 16},
+    "soft_tree": {"features": 3 * 32 * 32, "depth": 2},
     "vgg": {"convs": (1, 2), "widths": (4, 6), "pools": 1},
     "vit": {"depth": 2, "width": 12, "heads": 3, "patch": 8},
     "wide_resnet": {"depth": 16, "width": 0.3, "dropout": 0.1},
@@ -132,7 +137,7 @@ def test_every_network_is_checked() -> None:
     with torch.device("meta"):
         families = {small(name).config["build"] for name in NAMES}
     assert families == set(SMALL)
-    general = {"cnn", "mlp", "resnet", "vgg", "vit", "wide_resnet"}
+    general = {"cnn", "mlp", "resnet", "soft_tree", "vgg", "vit", "wide_resnet"}
     assert set(PARAMETERS) == set(NAMES) - general
     assert {"resnet8x4", "wrn_16_2", "vgg8", "mobilenet_v2", "shufflenet_v2"} <= set(
         ORACLE["models"]
@@ -174,7 +179,7 @@ def test_every_module_can_be_tapped(name: str) -> None:
         assert torch.equal(tensor, copy)
 
 
-@pytest.mark.parametrize("name", sorted(set(SMALL) - {"cnn", "mlp", "vit"}))
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"cnn", "mlp", "soft_tree", "vit"}))
 def test_other_channels_and_sizes(name: str) -> None:
     """Without it grey images, or images larger than CIFAR's, would fail only in a user's hands."""
     model = small(name, channels_in=1).eval()

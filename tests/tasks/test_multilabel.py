@@ -184,3 +184,26 @@ def test_pictures_of_several_digits_show_what_their_labels_say() -> None:
             shown = {known[tuple(q.flatten().tolist())] for q in quarters if q.any()}
             assert shown == set(wanted.nonzero().flatten().tolist())
             assert shown
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "dist"])
+def test_methods_for_one_class_out_of_several_are_refused(method: str) -> None:
+    """Without it, a teacher's sureness of one label would be taught as doubt of the others."""
+    wanted = answers(8)[1]
+    batch = (torch.randn(8, 4), wanted)
+    models = [nn.Linear(4, 6), nn.Linear(4, 6)]
+    chosen = lb.methods.get(method)()
+    distiller = lb.Distiller(lb.Teacher(models[0]), models[1], task=Multilabel(6), method=chosen)
+    with pytest.raises(InputError, match="Set method to binary"):
+        distiller(batch)
+
+
+@pytest.mark.parametrize("method", ["binary", "logit_mse", "rkd"])
+def test_methods_that_fit_several_labels_are_taken(method: str) -> None:
+    """Without it, the refusal could reach methods that compare each label by itself."""
+    wanted = answers(8)[1]
+    models = [nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6)) for _ in range(2)]
+    taps = {"student": "0", "teacher": "0"} if method == "rkd" else {}
+    chosen = lb.methods.get(method)(**taps)
+    distiller = lb.Distiller(lb.Teacher(models[0]), models[1], task=Multilabel(6), method=chosen)
+    assert torch.isfinite(distiller((torch.randn(8, 4), wanted)).loss)

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from limbeck.data.samples import Arrays, Items, Samples
 from limbeck.errors import InputError
 
-__all__ = ["Encoded", "encoded", "in_memory"]
+__all__ = ["Encoded", "encoded", "in_memory", "opened", "resized"]
 
 _IN_MEMORY_BYTES = 2 * 2**30
 _BLOCK = 512
@@ -56,8 +56,8 @@ class Encoded(Dataset[tuple[Tensor, Any]]):
 
     def decode(self, index: int) -> np.ndarray:
         """Return image ``index`` as (H, W, C) uint8."""
-        image = _opened(self.images[index], index).convert(self.mode)
-        array = np.array(_resized(image, self.size) if self.size else image)
+        image = opened(self.images[index], index).convert(self.mode)
+        array = np.array(resized(image, self.size) if self.size else image)
         return array.reshape(*array.shape[:2], -1)
 
 
@@ -75,7 +75,7 @@ def encoded(
     """
     if not images:
         raise InputError(f"{name} holds no images")
-    mode = "L" if _opened(images[0], 0).mode == "L" else "RGB"
+    mode = "L" if opened(images[0], 0).mode == "L" else "RGB"
     dataset = Encoded(images, labels, size, mode, name)
     return Items.of(dataset, workers=workers, name=name, known={"targets": labels})
 
@@ -112,8 +112,13 @@ def in_memory(samples: Samples) -> Samples:
     return Arrays({"inputs": pixels, "targets": dataset.labels[samples.ids]}, samples.ids)
 
 
-def _opened(found: Path | bytes, index: int) -> Image.Image:
-    """Return a decoded image."""
+def opened(found: Path | bytes, index: int) -> Image.Image:
+    """Return a decoded image.
+
+    Args:
+        found: a file, or its bytes.
+        index: of the image, for the message if it is damaged.
+    """
     try:
         with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
             opened.load()
@@ -123,7 +128,7 @@ def _opened(found: Path | bytes, index: int) -> Image.Image:
         raise InputError(f"{name} could not be decoded: {error}") from error
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
+def resized(image: Image.Image, size: int) -> Image.Image:
     """Resize the shorter side to ``size`` and cut the middle square."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)

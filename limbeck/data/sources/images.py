@@ -21,6 +21,7 @@ from limbeck.data.sources.tables import (
     column_of,
     folder_of,
     folders_in,
+    holds_images,
     holds_integers,
 )
 from limbeck.data.splits import Data
@@ -71,7 +72,7 @@ def parquet(
     targets, names = labels_of(tables, label, str(folder))
     found: dict[str, Samples] = {}
     for split, table in tables.items():
-        pictures = column_of(table.schema, image, "image", _holds_images)
+        pictures = column_of(table.schema, image, "image", holds_images)
         stored = table[pictures].to_pylist()
         images = [row["bytes"] if isinstance(row, dict) else row for row in stored]
         if None in images:
@@ -198,7 +199,7 @@ def huggingface(
     for split, aliases in SPLITS.items():
         for table in (tables[name] for name in aliases if name in tables):
             schema = table.features.arrow_schema
-            pictures = column_of(schema, image, "image", _holds_images)
+            pictures = column_of(schema, image, "image", holds_images)
             numbers = column_of(schema, label, "label", holds_integers)
             rows = table.cast_column(pictures, datasets.Image(decode=False))[pictures]
             images = [row["bytes"] or Path(row["path"]) for row in rows]
@@ -209,11 +210,3 @@ def huggingface(
         raise InputError(f"{folder} holds the splits {sorted(tables)}", expected="one named train")
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
     return complete(found, names, folder.name, **cuts)
-
-
-def _holds_images(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    if types.is_struct(kind):
-        return any(field.name == "bytes" for field in kind)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))

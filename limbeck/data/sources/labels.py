@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.data.sources.tables import class_names, column_of, holds_integers
 from limbeck.errors import InputError
 
-__all__ = ["labels_of"]
+__all__ = ["labels_of", "names_in", "numbered"]
 
 
 def labels_of(
@@ -53,6 +53,44 @@ def labels_of(
         )
     given = {s: _values(table, column, f"{s} in {place}") for s, table in tables.items()}
     return {s: torch.tensor(rows, dtype=torch.int64) for s, rows in given.items()}, names
+
+
+def names_in(table: Any, column: str) -> tuple[str, ...]:
+    """Return the classes' names if the labels are names, in their order; none for numbers."""
+    if holds_integers(table.schema.field(column).type):
+        return ()
+    return tuple(sorted(set(table[column].to_pylist()) - {None}))
+
+
+def numbered(table: Any, column: str, names: Sequence[str], where: str) -> Tensor:
+    """Return one label for each sample, (N,) int64, of a column of numbers or of names.
+
+    Args:
+        table: an Arrow table.
+        column: of whole numbers, or of the classes' names.
+        names: of the classes, in the order of their numbers; of the training samples.
+        where: the table is, for messages.
+
+    Raises:
+        InputError: the column is missing, a label is missing, or a name is none of the classes'.
+    """
+    if column not in table.schema.names:
+        raise InputError(
+            f"{where} has no column {column}", expected="the columns of the training samples"
+        )
+    found = table[column].to_pylist()
+    if None in found:
+        raise InputError(f"row {found.index(None)} of {where} has no label")
+    if not holds_integers(table.schema.field(column).type):
+        numbers = {name: number for number, name in enumerate(names)}
+        strange = next((each for each in found if each not in numbers), None)
+        if strange is not None:
+            raise InputError(
+                f"row {found.index(strange)} of {where} has the label {strange!r}",
+                expected=f"a class of the training samples: {', '.join(names[:8])}",
+            )
+        found = [numbers[each] for each in found]
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _from_columns(table: Any, columns: Sequence[str], place: str) -> Tensor:

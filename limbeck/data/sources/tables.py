@@ -17,7 +17,9 @@ __all__ = [
     "column_of",
     "folder_of",
     "folders_in",
+    "holds_images",
     "holds_integers",
+    "holds_texts",
     "joined",
     "texts_in",
 ]
@@ -90,6 +92,22 @@ def holds_integers(kind: Any) -> bool:
     import pyarrow.types as types
 
     return bool(types.is_integer(kind))
+
+
+def holds_images(kind: Any) -> bool:
+    """Say whether an Arrow type is one of encoded images: bytes, or a struct with ``bytes``."""
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def holds_texts(kind: Any) -> bool:
+    """Say whether an Arrow type is one of texts."""
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from limbeck.data.jagged import Jagged, Texts
 from limbeck.data.samples import Arrays, Samples
+from limbeck.data.sources.labels import names_in, numbered
 from limbeck.data.sources.split import complete
 from limbeck.data.sources.tables import (
     SUFFIXES,
@@ -22,6 +21,7 @@ from limbeck.data.sources.tables import (
     column_of,
     folder_of,
     holds_integers,
+    holds_texts,
     joined,
     texts_in,
 )
@@ -83,11 +83,11 @@ def text(
     files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
     tables = {s: joined(p) for s, p in by_split(files, folder, "train.parquet").items()}
     words, numbers, names = _columns(tables["train"], text, label)
-    names = names or _names(tables["train"], numbers)
+    names = names or names_in(tables["train"], numbers)
     texts, found = {}, {}
     for split, table in tables.items():
         texts[split] = texts_in(table, words, f"{split} in {folder}")
-        labels = _labels(table, numbers, names, f"{split} in {folder}")
+        labels = numbered(table, numbers, names, f"{split} in {folder}")
         found[split] = replace(Arrays.of(targets=labels), show=Texts.of(texts[split]))
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
     data = complete(found, names, folder.name, **cuts)
@@ -162,6 +162,7 @@ class _Reading:
             test=read("test", data.test),
             facts=facts,
             reader=own,
+            other_readers={name: each for name, each in fields.items() if name != "inputs"},
         )
 
 
@@ -189,9 +190,9 @@ def _columns(table: Any, text: str, label: str) -> tuple[str, str, tuple[str, ..
     """Return the texts' column, the labels' and, as far as the file tells, the classes' names."""
     schema = table.schema
     whole = [name for name in schema.names if holds_integers(schema.field(name).type)]
-    strings = [name for name in schema.names if _holds_texts(schema.field(name).type)]
+    strings = [name for name in schema.names if holds_texts(schema.field(name).type)]
     named = label or ("label" if not whole and "label" in strings else "")
-    words = column_of(schema, text, "text", _holds_texts)
+    words = column_of(schema, text, "text", holds_texts)
     if not text and words == named:
         words = next((name for name in strings if name != named), words)
     if not named and not whole:
@@ -206,36 +207,3 @@ def _columns(table: Any, text: str, label: str) -> tuple[str, str, tuple[str, ..
             remedy="Name them: data.args.text and data.args.label.",
         )
     return words, numbers, class_names(schema.metadata, numbers)
-
-
-def _holds_texts(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def _names(table: Any, column: str) -> tuple[str, ...]:
-    """Return the classes' names if the labels are names, in their order; else none."""
-    if holds_integers(table.schema.field(column).type):
-        return ()
-    return tuple(sorted(set(table[column].to_pylist()) - {None}))
-
-
-def _labels(table: Any, column: str, names: Sequence[str], where: str) -> torch.Tensor:
-    if column not in table.schema.names:
-        raise InputError(
-            f"{where} has no column {column}", expected="the columns of the training samples"
-        )
-    found = table[column].to_pylist()
-    if None in found:
-        raise InputError(f"row {found.index(None)} of {where} has no label")
-    if not holds_integers(table.schema.field(column).type):
-        numbers = {name: number for number, name in enumerate(names)}
-        strange = next((each for each in found if each not in numbers), None)
-        if strange is not None:
-            raise InputError(
-                f"row {found.index(strange)} of {where} has the label {strange!r}",
-                expected=f"a class of the training samples: {', '.join(names[:8])}",
-            )
-        found = [numbers[each] for each in found]
-    return torch.tensor(found, dtype=torch.int64)

@@ -11,6 +11,7 @@ name                                       model
 ``shufflenet_v1``, ``shufflenet_v2``       of size 1×
 ``cnn``, ``mlp``                           plain, without batch norm
 ``vit``                                    Vision Transformer for small images
+``soft_tree``                              a decision tree that gradients train
 ``resnet``, ``wide_resnet``, ``vgg``       the families, of any size
 ``bag``                                    text: the mean of static embeddings
 ``textcnn``, ``bilstm``                    text: convolutions; an LSTM in both directions
@@ -18,8 +19,14 @@ name                                       model
 ``seq2seq``                                translation: an encoder and a decoder
 ``huggingface``                            text: a sequence classifier of ``transformers``
 ``timm``, ``torchvision``                  images: a model of theirs, by ``name``
+``detector``                               images: boxes, without anchors, after GFL
+``segmenter``                              images: a class for each pixel, a small U-Net
 ``audiocnn``, ``audiogru``                 sound: causal convolutions; gated recurrent units
 ``conv_transformer``                       sound: convolutions and attention, a teacher
+``frames``, ``frames_gru``                 clips: a model of pictures on each frame; a small GRU
+``sasrec``, ``gru4rec``, ``fism``          histories of items: attention; GRU; a factorisation
+``visual_question``                        pictures and questions to answers
+``dual_encoder``                           pictures and texts, embedded in one space
 =========================================  ========================================================
 
 The benchmark is that of Tian et al. 2020, "Contrastive Representation Distillation",
@@ -47,12 +54,22 @@ from torch import nn
 from limbeck.errors import InputError, unknown
 from limbeck.students.zoo.audio import Hearing, audiocnn, audiogru, conv_transformer
 from limbeck.students.zoo.cnn import CNN, cnn
+from limbeck.students.zoo.detector import Detector, detector
 from limbeck.students.zoo.huggingface import files as _huggingface_files
 from limbeck.students.zoo.huggingface import huggingface
 from limbeck.students.zoo.huggingface import portable as _huggingface_portable
 from limbeck.students.zoo.mlp import MLP, mlp
 from limbeck.students.zoo.mobilenet import MobileNetV2, mobilenet_v2
+from limbeck.students.zoo.recommenders import (
+    FISM,
+    GRU4Rec,
+    SASRec,
+    fism,
+    gru4rec,
+    sasrec,
+)
 from limbeck.students.zoo.resnet import ResNet, benchmark_resnet, resnet
+from limbeck.students.zoo.segmenter import Segmenter, segmenter
 from limbeck.students.zoo.seq2seq import Seq2Seq, seq2seq
 from limbeck.students.zoo.shufflenet import (
     ShuffleNetV1,
@@ -62,26 +79,44 @@ from limbeck.students.zoo.shufflenet import (
 )
 from limbeck.students.zoo.text import Bag, BiLSTM, TextCNN, bag, bilstm, textcnn
 from limbeck.students.zoo.transformer import Transformer, transformer
+from limbeck.students.zoo.tree import SoftTree, soft_tree
 from limbeck.students.zoo.vgg import VGG, vgg
+from limbeck.students.zoo.video import Frames, FramesGRU, frames, frames_gru
 from limbeck.students.zoo.vision import timm, torchvision
+from limbeck.students.zoo.visual import (
+    DualEncoder,
+    VisualQuestion,
+    dual_encoder,
+    visual_question,
+)
 from limbeck.students.zoo.vit import ViT, vit
 from limbeck.students.zoo.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
     "CNN",
+    "FISM",
     "MLP",
     "VGG",
     "Bag",
     "BiLSTM",
+    "Detector",
+    "DualEncoder",
+    "Frames",
+    "FramesGRU",
+    "GRU4Rec",
     "Hearing",
     "MobileNetV2",
     "ResNet",
+    "SASRec",
+    "Segmenter",
     "Seq2Seq",
     "ShuffleNetV1",
     "ShuffleNetV2",
+    "SoftTree",
     "TextCNN",
     "Transformer",
     "ViT",
+    "VisualQuestion",
     "WideResNet",
     "arguments",
     "audiocnn",
@@ -91,21 +126,30 @@ __all__ = [
     "build",
     "cnn",
     "conv_transformer",
+    "dual_encoder",
     "files",
+    "fism",
+    "frames",
+    "frames_gru",
+    "gru4rec",
     "huggingface",
     "mlp",
     "mobilenet_v2",
     "names",
     "portable",
     "resnet",
+    "sasrec",
+    "segmenter",
     "seq2seq",
     "shufflenet_v1",
     "shufflenet_v2",
+    "soft_tree",
     "textcnn",
     "timm",
     "torchvision",
     "transformer",
     "vgg",
+    "visual_question",
     "vit",
     "wide_resnet",
 ]
@@ -119,6 +163,12 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "bilstm": bilstm,
     "cnn": cnn,
     "conv_transformer": conv_transformer,
+    "detector": detector,
+    "fism": fism,
+    "frames": frames,
+    "frames_gru": frames_gru,
+    "gru4rec": gru4rec,
+    "dual_encoder": dual_encoder,
     "huggingface": huggingface,
     "mlp": mlp,
     "mobilenet_v2": mobilenet_v2,
@@ -132,9 +182,12 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "resnet110": partial(benchmark_resnet, 110, _NARROW),
     "resnet8x4": partial(benchmark_resnet, 8, _FOUR_TIMES),
     "resnet32x4": partial(benchmark_resnet, 32, _FOUR_TIMES),
+    "sasrec": sasrec,
+    "segmenter": segmenter,
     "seq2seq": seq2seq,
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
+    "soft_tree": soft_tree,
     "textcnn": textcnn,
     "timm": timm,
     "torchvision": torchvision,
@@ -145,6 +198,7 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "vgg13": partial(vgg, (2, 2, 2, 2, 2)),
     "vgg16": partial(vgg, (2, 2, 3, 3, 3)),
     "vgg19": partial(vgg, (2, 2, 4, 4, 4)),
+    "visual_question": visual_question,
     "vit": vit,
     "wide_resnet": wide_resnet,
     "wrn_16_1": partial(wide_resnet, 16, 1),

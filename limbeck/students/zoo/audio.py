@@ -301,7 +301,7 @@ class _Attending(nn.Module):
 
     def __init__(self, width: int, heads: int, kernel: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_dim = width // heads
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
@@ -315,7 +315,7 @@ class _Attending(nn.Module):
         seen = keep.unsqueeze(2)
         y = self.norm1(x)
         q, k, v = (
-            part(y).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            part(y).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None, :])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.errors import InputError, unknown
+from limbeck.errors import InputError, first_line, unknown
 from limbeck.imports import needed
 from limbeck.students.zoo._parts import scaled
 from limbeck.students.zoo.sentence import MeanPooled
@@ -294,7 +294,7 @@ def _told(path: str | Path | None, head: str = _CLASSIFIER) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # what is wrong with a folder can raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"no {_KINDS[head]} could be made from {path or 'this config'}: {reason}",
             expected="config.json and safetensors, as save_pretrained() writes them",

@@ -113,7 +113,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_dim = width // heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
@@ -124,7 +124,7 @@ class _Block(nn.Module):
         """Return states (B, T, D); ``keep`` (B, 1, 1, T) says which tokens are looked at."""
         y = self.norm1(x)
         q, k, v = (
-            part(y).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            part(y).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)

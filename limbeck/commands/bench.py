@@ -1,0 +1,100 @@
+"""``limbeck bench``: finished models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.evaluate import Contender, bench, invented, opened
+from limbeck.files import write_json
+
+__all__ = ["compare"]
+
+
+def compare(
+    places: Sequence[Path],
+    *,
+    batch: int,
+    threads: int | None,
+    seconds: float,
+    json: Path | None,
+    console: Console | None = None,
+) -> None:
+    """Time runs' models and files in turn, show a table, and write it as JSON if a file is named.
+
+    Args:
+        places: folders of runs, and files.
+        batch: samples in a batch.
+        threads: of PyTorch and of ONNX Runtime; as they are, if not said.
+        seconds: about how long each is timed, for one sample and again for a batch.
+        json: where to write the figures.
+        console: where the table goes.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    several = sum((place / "recipe.yaml").is_file() for place in places) > 1
+    contenders = {name: one for place in places for name, one in _contenders(place, batch, several)}
+    found = bench(contenders, seconds=seconds)
+    if json is not None:
+        write_json(json, found)
+    shown = console or Console(highlight=False)
+    shown.print(_table(found))
+    for line in _notes(found):
+        shown.print(line)
+
+
+def _contenders(place: Path, batch: int, several: bool) -> Iterator[tuple[str, Contender]]:
+    """Yield the models of a run with its validation samples, or a file with random ones."""
+    if not (place / "recipe.yaml").is_file():
+        runner = opened(place)
+        yield str(place), Contender(runner, invented(runner, batch), "random", place)
+        return
+    from limbeck import pipeline
+    from limbeck.pipeline.measure import contenders
+
+    for name, one in contenders(pipeline.opened(place), batch).items():
+        yield f"{place.name}/{name}" if several else name, one
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", min_width=12, overflow="fold")
+    for heading in ("parameters", "size", "zipped", "p50 ms", "p95 ms", "per second", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, one in found.items():
+        table.add_row(
+            name,
+            "" if one["parameters"] is None else f"{one['parameters']:,}",
+            _size(one["size_bytes"]),
+            _size(one["zipped_bytes"]),
+            f"{one['latency_ms']['p50']:.3g}",
+            f"{one['latency_ms']['p95']:.3g}",
+            f"{one['throughput_per_s']:,.0f}",
+            _size(one["peak_memory_bytes"]),
+        )
+    return table
+
+
+def _notes(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the table does not say: runtimes, threads, the batch, whence the inputs are."""
+    batch = next(iter(found.values()))["batch"]
+    groups: dict[str, list[str]] = {}
+    for name, one in found.items():
+        count = one["threads"]
+        on = "" if count is None else f", {count} thread{'' if count == 1 else 's'}"
+        groups.setdefault(f"{one['runtime']}{on}", []).append(name)
+    told = [f"{runtime}: {', '.join(names)}." for runtime, names in groups.items()]
+    told.append(f"Timed in turn: p50 and p95 for one sample, the rest in batches of {batch}.")
+    random = [name for name, one in found.items() if one["inputs"] == "random"]
+    return told + ([f"On random inputs: {', '.join(random)}."] if random else [])
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1000:,.1f} kB"

@@ -1,0 +1,44 @@
+"""The formats in which a network can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from limbeck.errors import unknown
+from limbeck.export import executorch, huggingface, onnx, program
+
+__all__ = ["Format", "get", "names"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        suffix: at the end of a file's (or a folder's) name.
+        write: gets the network, its signature, the path, facts for the metadata, and options.
+    """
+
+    suffix: str
+    write: Callable[..., None]
+
+
+_FORMATS: Mapping[str, Format] = {
+    "onnx": Format(".onnx", onnx.write),
+    "program": Format(".pt2", program.write),
+    "executorch": Format(".pte", executorch.write),
+    "huggingface": Format("-huggingface", huggingface.write),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the formats."""
+    return tuple(_FORMATS)
+
+
+def get(name: str) -> Format:
+    """Return the format of that name."""
+    if name not in _FORMATS:
+        raise unknown("format", name, _FORMATS)
+    return _FORMATS[name]

@@ -1,0 +1,225 @@
+"""Ways to make a model smaller, tried on the same data with equal training, and put side by side.
+
+Each way is a run of its own, in a folder of its own, that can be resumed and looked at. All sizes
+and times are those of ONNX files in one runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.errors import InputError
+from limbeck.files import atomically, read_json, write_json
+from limbeck.pipeline.folder import RunFolder
+from limbeck.pipeline.origins import Trained
+from limbeck.pipeline.run import Run
+from limbeck.progress import Console, Silent
+from limbeck.recipe import Recipe, parse
+from limbeck.report.comparison import Found, render, summarise
+from limbeck.students import shrink
+
+__all__ = ["compare", "ratio", "width_for"]
+
+_AT_REST = {"name": "sgd", "lr": 1e-12}  # for a copy of the teacher, before channels are removed
+_HALVINGS = 14
+_NAMES = {
+    "distil": "distil",
+    "prune": "prune",
+    "prune-distil": "prune, then distil",
+    "quantize": "quantize",
+}
+
+
+@dataclass(frozen=True)
+class _Try:
+    """One run of the comparison.
+
+    Attributes:
+        way: a key of the names above.
+        ratio: the fraction of the teacher's parameters; 1 for the teacher's own network.
+        seed: of its training.
+        changes: to the recipe.
+    """
+
+    way: str
+    ratio: Fraction
+    seed: int
+    changes: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        size = "" if self.ratio == 1 else f"-1-{float(1 / self.ratio):g}"
+        return f"{self.way}{size}-seed-{self.seed}"
+
+
+def ratio(text: str) -> Fraction:
+    """Return a fraction of the teacher's size from a text.
+
+    Raises:
+        InputError: it is no fraction between 0 and 1.
+
+    >>> ratio("1/10"), ratio("0.5")
+    (Fraction(1, 10), Fraction(1, 2))
+    """
+    try:
+        found = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        found = Fraction(0)
+    if not 0 < found < 1:
+        raise InputError(f"the ratio {text!r}", expected="a fraction between 0 and 1, such as 1/10")
+    return found
+
+
+def compare(
+    recipe: Recipe,
+    ratios: Sequence[Fraction],
+    out: Path,
+    *,
+    console: Console | None = None,
+) -> Path:
+    """Try ways to make a recipe's teacher smaller, and return the folder with what they came to.
+
+    For each ratio and seed: a network of the teacher's family with that share of its parameters
+    learns from the teacher (and, as a control, alone); the teacher loses channels down to that
+    share, and recovers alone or with the teacher's whole self as its teacher. All of them get the
+    epochs of the recipe's student, are written as ONNX, and again with integers of 8 bits.
+
+    Args:
+        recipe: its teacher is a network that it builds; its student's architecture is not used.
+        ratios: shares of the teacher's parameters, above 0 and below 1.
+        out: gets a run's folder for each try, ``compare.json`` and ``compare.html``.
+        console: is told how it goes.
+
+    Raises:
+        InputError: the teacher is no network, its family cannot be made smaller, or a ratio is too
+            small for it.
+    """
+    from limbeck.pipeline import run
+
+    told = console or Silent()
+    teacher = _teacher(recipe)
+    widths = {share: width_for(teacher, float(share)) for share in ratios}
+    base = out / "teacher"
+    weights = base / "stages" / "teacher" / "best.safetensors"
+    run(_changed(recipe, {"compress": [], "export": {}}), base, until="knowledge", console=told)
+    found = []
+    for each in _tries(recipe, widths, weights):
+        told.note(each.folder)
+        variant = _changed(recipe, each.changes)
+        folder = run(variant, out / each.folder, reuse=base, console=told)
+        found += _points(each, read_json(folder / "report.json"))
+    report = read_json(folder / "report.json")
+    facts = {
+        "name": recipe.name,
+        "about": recipe.about,
+        "seeds": list(recipe.seeds),
+        "epochs": recipe.train.epochs,
+    }
+    summary = summarise(facts, found, [float(share) for share in ratios], report)
+    write_json(out / "compare.json", summary)
+    with atomically(out / "compare.html") as draft:
+        draft.write_text(render(summary), encoding="utf-8")
+    return out
+
+
+def width_for(model: nn.Module, share: float) -> float:
+    """Return the fraction of its channels with which a model has about that share of its weights.
+
+    Raises:
+        InputError: even the narrowest network of its family is larger.
+    """
+    whole = _size(model)
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _size(shrink(model, width=middle)) > share * whole:
+            high = middle
+        else:
+            low = middle
+    if low == 0.0:
+        least = _size(shrink(model, width=high)) / whole
+        raise InputError(
+            f"no {type(model).__name__} has {share:.3g} of the teacher's parameters",
+            expected=f"a ratio of {least:.2g} or more",
+        )
+    return low
+
+
+def _teacher(recipe: Recipe) -> nn.Module:
+    """Return the teacher's network, untrained."""
+    running = Run(recipe, RunFolder(Path()), Silent())
+    known = running.origin
+    if not isinstance(known, Trained):
+        raise InputError(
+            "the teacher is no network that the recipe builds",
+            expected="teacher.build: a model of the zoo, or a function of your own",
+            consequence="It can be neither pruned nor made smaller.",
+        )
+    return known.plan.model()
+
+
+def _tries(recipe: Recipe, widths: Mapping[Fraction, float], weights: Path) -> list[_Try]:
+    """Return all runs, those of one seed together."""
+    quantize: dict[str, Any] = {"quantize": {}}
+    own = recipe.student.model_dump(mode="json", exclude={"build", "args", "weights", "shrink"})
+    copy = {
+        "student": own
+        | {"shrink": {"depth": 1.0, "width": 1.0}, "weights": str(weights.resolve())},
+        "train": recipe.train.model_dump(mode="json") | {"epochs": 1, "optimizer": _AT_REST},
+        "control": False,
+    }
+    learns = recipe.train.model_dump(mode="json")
+    found = []
+    for seed in recipe.seeds:
+        every = {"seeds": [seed], "export": ["onnx"]}
+        found.append(_Try("quantize", Fraction(1), seed, every | copy | {"compress": [quantize]}))
+        for share, width in widths.items():
+            narrow = {"student": own | {"shrink": {"depth": 1.0, "width": width}}, "control": True}
+            found.append(_Try("distil", share, seed, every | narrow | {"compress": [quantize]}))
+            prune = {"prune": {"parameters": float(share), "train": learns}}
+            steps = {"compress": [prune, quantize]}
+            alone: dict[str, Any] = {"method": [], "label_weight": None}
+            found.append(_Try("prune", share, seed, every | copy | steps | alone))
+            found.append(_Try("prune-distil", share, seed, every | copy | steps))
+    return found
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    return parse(recipe.model_dump(mode="json") | dict(changes))
+
+
+def _points(each: _Try, report: Mapping[str, Any]) -> list[Found]:
+    """Return what one run adds to the comparison."""
+    metric = report["selection"]["metric"]
+    models, name = report["models"], _NAMES[each.way]
+    found = []
+
+    def add(way: str, scored: str, costs: str) -> None:
+        if scored in models and costs in models:
+            cost = models[costs]["cost"]
+            score = float(models[scored]["quality"][metric]["values"][0])
+            latency, many = cost["latency_ms"]["p50"], cost["throughput_per_s"]
+            made = (way, float(each.ratio), each.seed, score, cost["size_bytes"], latency, many)
+            found.append(Found(*made, each.folder))
+
+    if each.way == "quantize":
+        add("teacher", "student.onnx", "student.onnx")
+        add(name, "student-int8.onnx", "student-int8.onnx")
+    elif each.way == "distil":
+        add("train alone", "control", "student.onnx")
+        add(name, "student.onnx", "student.onnx")
+        add(f"{name}, quantize", "student-int8.onnx", "student-int8.onnx")
+    else:
+        add(name, "student-pruned.onnx", "student-pruned.onnx")
+        add(f"{name}, quantize", "student-pruned-int8.onnx", "student-pruned-int8.onnx")
+    return found
+
+
+def _size(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())

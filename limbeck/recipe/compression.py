@@ -1,0 +1,146 @@
+"""The parts of a recipe that make a student smaller after it has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from limbeck.recipe.training import Auto, Fraction, Natural, Part, TrainPart
+
+__all__ = ["CompressPart", "PrunePart", "QuantizePart", "trained"]
+
+_RECOVERY = 3  # the student's epochs, divided by this, are those after pruning
+_ROUNDED = 5  # and by this, those of training with rounded weights
+_SLOWER = 0.1  # of the student's learning rate, for the latter
+
+
+class PrunePart(Part):
+    """Fewer channels, features, heads (see :func:`limbeck.compress.prune`), then distilled again.
+
+    Attributes:
+        parameters: the fraction of the parameters to keep.
+        macs: or the fraction of the multiply-accumulates.
+        importance: what ranks channels: ``magnitude``, ``group_norm`` or ``taylor``.
+        scope: ``global`` ranks those of all layers together, ``layer`` takes a like share of each.
+        steps: in how many rounds, each followed by training.
+        keep: modules that keep their width.
+        multiple: of which the channels that are left are one: 8 suits many runtimes.
+        train: how each round recovers, with the teacher: what differs from the student's training.
+            By default a third of its epochs.
+    """
+
+    parameters: Fraction | None = None
+    macs: Fraction | None = None
+    importance: Literal["magnitude", "group_norm", "taylor"] = "magnitude"
+    scope: Literal["global", "layer"] = "global"
+    steps: Natural = 1
+    keep: tuple[str, ...] = ()
+    multiple: Natural = 1
+    train: TrainPart = TrainPart()
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> PrunePart:
+        if (self.parameters is None) == (self.macs is None):
+            raise ValueError("give either parameters or macs")
+        return self
+
+
+class QuantizePart(Part):
+    """Fewer bits: an ONNX file of integers (see :mod:`limbeck.compress`).
+
+    Attributes:
+        scheme: ``static`` rounds weights and activations, for convolutions; ``dynamic`` finds the
+            ranges of activations as it runs, for Transformers; ``weights`` rounds the weights of
+            matrix products alone; ``aware`` first trains with rounded weights and activations,
+            with the teacher, and then is ``static``.
+        bits: of the weights, 8 or 4; ``dynamic`` has 8.
+        calibrate: validation samples from which the ranges of activations are found.
+        ranges: how: ``minmax``, ``percentile`` or ``entropy``.
+        keep: modules that stay floats; or ``auto``: as few as possible, those that lose most.
+        within: for ``auto``: by how much the metric that chooses epochs may be worse than the float
+            file's, on validation samples.
+        train: for ``aware``: what differs from the student's training. By default a fifth of its
+            epochs at a tenth of its learning rate, in fp32.
+    """
+
+    scheme: Literal["static", "dynamic", "weights", "aware"] = "static"
+    bits: Literal[8, 4] = 8
+    calibrate: Natural = 256
+    ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
+    keep: tuple[str, ...] | Auto = ()
+    within: Annotated[float, Field(ge=0)] = 0.005
+    train: TrainPart = TrainPart()
+
+    @model_validator(mode="after")
+    def _fits_the_scheme(self) -> QuantizePart:
+        if self.scheme == "dynamic" and self.bits != 8:
+            raise ValueError("the scheme dynamic has weights of 8 bits")
+        if self.scheme == "aware" and self.keep == "auto":
+            raise ValueError("name the modules to keep: what is trained must be known before")
+        idle = [] if self.scheme in ("static", "aware") else ["calibrate", "ranges"]
+        idle += [] if self.scheme == "aware" else ["train"]
+        idle += [] if self.keep == "auto" else ["within"]
+        for name in idle:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing for {self.scheme} with this keep")
+        return self
+
+
+class CompressPart(Part):
+    """A step that makes the student smaller: one of these.
+
+    Attributes:
+        prune: remove channels, and train again.
+        quantize: write a file of integers.
+    """
+
+    prune: PrunePart | None = None
+    quantize: QuantizePart | None = None
+
+    @model_validator(mode="after")
+    def _one_step(self) -> CompressPart:
+        if (self.prune is None) == (self.quantize is None):
+            raise ValueError("give either prune or quantize")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: part for name, part in dump(self).items() if part is not None}
+
+
+def trained(steps: Any, train: Any) -> Any:
+    """Let steps that train do so as the student does, where they do not say otherwise.
+
+    Args:
+        steps: of the recipe, as they were read.
+        train: of the student.
+
+    >>> trained([{"prune": {"parameters": 0.5}}], {"epochs": 30})
+    [{'prune': {'parameters': 0.5, 'train': {'epochs': 10}}}]
+    """
+    if not isinstance(steps, (list, tuple)) or not isinstance(train, Mapping):
+        return steps
+    return [_trained(step, train) for step in steps]
+
+
+def _trained(step: Any, train: Mapping[str, Any]) -> Any:
+    (name, part), *more = step.items() if isinstance(step, Mapping) and step else [("", None)]
+    learns = name == "prune" or (isinstance(part, Mapping) and part.get("scheme") == "aware")
+    if more or not learns or not isinstance(part, Mapping):
+        return step
+    epochs, optimizer = (
+        train.get("epochs", 30),
+        train.get("optimizer", {"name": "adamw", "lr": 1e-3}),
+    )
+    usual: dict[str, Any] = {**train}
+    if isinstance(epochs, int):
+        usual["epochs"] = max(1, round(epochs / (_RECOVERY if name == "prune" else _ROUNDED)))
+    rate = optimizer.get("lr") if isinstance(optimizer, Mapping) else None
+    if name == "quantize":
+        usual["precision"] = "fp32"  # bf16 has no room for steps of 8 bits
+        if isinstance(rate, (int, float)):
+            usual["optimizer"] = {**optimizer, "lr": float(f"{rate * _SLOWER:.6g}")}
+    own = part.get("train") or {}
+    return {name: {**part, "train": {**usual, **own} if isinstance(own, Mapping) else own}}
