@@ -18,7 +18,7 @@ __all__ = ["build", "serve"]
 _STYLE = """
 .asked img {image-rendering: pixelated; height: 9rem; border-radius: 6px}
 .asked .text {font-size: 1.1rem}
-.answers {display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr))}
+.answers {display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr))}
 .answers > div {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .8rem}
 .answers h3 {margin: 0; font-size: .95rem; opacity: .75}
 .answers .said {font-size: 1.35rem; font-weight: 600; margin: .2rem 0; overflow-wrap: anywhere}
@@ -118,7 +118,7 @@ def _samples(gradio: Any, ground: Playground) -> None:
         told = _answered(ground.answers(ground.sample(int(number))))
         return f'<div class="asked">{_shown(found)}{label}</div>{told}'
 
-    row.release(answer, row, said)
+    row.change(answer, row, said, show_progress="hidden", trigger_mode="always_last")
     said.value = answer(0)
 
 

@@ -105,13 +105,16 @@ def compare(
     told = console or Silent()
     teacher = _teacher(recipe)
     widths = {share: width_for(teacher, float(share)) for share in ratios}
-    base = out / "teacher"
-    weights = base / "stages" / "teacher" / "best.safetensors"
-    run(_changed(recipe, {"compress": [], "export": {}}), base, until="knowledge", console=told)
+    run(recipe, out / "teacher", until="teacher", console=told)
+    weights = out / "teacher" / "stages" / "teacher" / "best.safetensors"
+    taught = recipe.teacher.model_dump(mode="json") | {"weights": str(weights.resolve())}
+    known = _changed(recipe, {"teacher": taught, "compress": [], "export": {}})
+    base = out / "knowledge"
+    run(known, base, until="knowledge", console=told)
     found = []
-    for each in _tries(recipe, widths, weights):
+    for each in _tries(known, widths):
         told.note(each.folder)
-        variant = _changed(recipe, each.changes)
+        variant = _changed(known, each.changes)
         folder = run(variant, out / each.folder, reuse=base, console=told)
         found += _points(each, read_json(folder / "report.json"))
     report = read_json(folder / "report.json")
@@ -164,13 +167,13 @@ def _teacher(recipe: Recipe) -> nn.Module:
     return known.plan.model()
 
 
-def _tries(recipe: Recipe, widths: Mapping[Fraction, float], weights: Path) -> list[_Try]:
+def _tries(recipe: Recipe, widths: Mapping[Fraction, float]) -> list[_Try]:
     """Return all runs, those of one seed together."""
     quantize: dict[str, Any] = {"quantize": {}}
     own = recipe.student.model_dump(mode="json", exclude={"build", "args", "weights", "shrink"})
+    same = {"shrink": {"depth": 1.0, "width": 1.0}, "weights": str(recipe.teacher.weights)}
     copy = {
-        "student": own
-        | {"shrink": {"depth": 1.0, "width": 1.0}, "weights": str(weights.resolve())},
+        "student": own | same,
         "train": recipe.train.model_dump(mode="json") | {"epochs": 1, "optimizer": _AT_REST},
         "control": False,
     }
