@@ -630,3 +630,10 @@ def test_a_limit_decodes_no_more(tmp_path: Path) -> None:
     assert len(sources.parquet(damaged, limit=6).train) == 6
     with pytest.raises(InputError, match=f"image {rest} could not be decoded"):
         sources.parquet(damaged)
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+    """Without it, numbers to be predicted would be cut to whole ones in silence."""
+    np.savez(tmp_path / "data.npz", x_train=np.zeros((4, 3)), y_train=np.array([0, 1, 0.5, 2]))
+    with pytest.raises(InputError, match=r"the label 0.5.*amounts"):
+        sources.numpy(tmp_path / "data.npz")

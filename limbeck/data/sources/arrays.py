@@ -72,7 +72,7 @@ def numpy(
 
     Raises:
         InputError: the file is missing, is not an ``.npz``, or lacks the training arrays; images
-            are whole numbers outside 0 to 255.
+            are whole numbers outside 0 to 255; a label is no whole number.
     """
     path = Path(path)
     try:
@@ -117,4 +117,13 @@ def _images(array: np.ndarray) -> Tensor:
 def _labels(array: np.ndarray) -> Tensor:
     """Return (N,) int64 class numbers; (N, C) with C above 1, several labels each, as float32."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.float() if tensor.ndim == 2 and tensor.shape[1] > 1 else tensor.long().flatten()
+    if tensor.ndim == 2 and tensor.shape[1] > 1:
+        return tensor.float()
+    if tensor.is_floating_point() and (broken := tensor[tensor != tensor.round()]).numel():
+        raise InputError(
+            f"the label {broken[0].item():g}",
+            expected="whole numbers, those of classes",
+            consequence="What stands behind the point would be lost.",
+            remedy="To predict numbers, use the source table with data.args.amounts.",
+        )
+    return tensor.long().flatten()
