@@ -158,15 +158,19 @@ def test_whole_choices_are_scored_by_all_their_tokens() -> None:
         teacher = served(server, chat=False)
         choices = [" very good", " very bad"]
         logits = teacher.label(["was"], "It {text}", choices, scoring="whole_choice", show=False)
-        assert server.prompts == ["It was very good", "It was very bad"]
+        assert sorted(server.prompts) == ["It was very bad", "It was very good"]
         assert logits.exp()[0].tolist() == pytest.approx([2 / 3, 1 / 3])
         assert teacher.spent == Usage(2, 10, 2)
 
 
 def test_a_token_across_the_boundary_is_refused() -> None:
     """Its probability belongs to the prompt and to the choice."""
-    reply = echo(["It", " was  ", "good", "!"], [None, 0.1, 0.5, 0.1])
-    with serving(lambda body: reply) as server:
+
+    def answer(body: Body) -> Body:
+        word = body["prompt"].split()[-1]
+        return echo(["It", " was  ", word, "!"], [None, 0.1, 0.5, 0.1])
+
+    with serving(answer) as server:
         teacher = served(server, chat=False)
         with pytest.raises(InputError, match="part of the prompt and of the choice"):
             teacher.label(["It was "], "{text}", [" good", " bad"], scoring="whole_choice")
