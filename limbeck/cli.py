@@ -79,56 +79,26 @@ def run(
     _run(recipe, changes, out, resume=resume, replace=replace, reuse=reuse)
 
 
-@app.command()
-def teach(
-    recipe: RecipeName,
-    changes: Changes = [],  # noqa: B006
-    out: Out = None,
-    resume: Resume = False,
-    replace: Replace = False,
-    reuse: Reuse = None,
-) -> None:
-    """Train a recipe's teacher, and stop."""
-    _run(recipe, changes, out, until="teacher", resume=resume, replace=replace, reuse=reuse)
+def _stopping(name: str, until: str, told: str) -> None:
+    """Add the command that does a recipe up to a stage."""
+
+    def command(
+        recipe: RecipeName,
+        changes: Changes = [],  # noqa: B006
+        out: Out = None,
+        resume: Resume = False,
+        replace: Replace = False,
+        reuse: Reuse = None,
+    ) -> None:
+        _run(recipe, changes, out, until=until, resume=resume, replace=replace, reuse=reuse)
+
+    app.command(name, help=told)(command)
 
 
-@app.command()
-def extract(
-    recipe: RecipeName,
-    changes: Changes = [],  # noqa: B006
-    out: Out = None,
-    resume: Resume = False,
-    replace: Replace = False,
-    reuse: Reuse = None,
-) -> None:
-    """Write down what a recipe's teacher knows, and stop."""
-    _run(recipe, changes, out, until="knowledge", resume=resume, replace=replace, reuse=reuse)
-
-
-@app.command()
-def distill(
-    recipe: RecipeName,
-    changes: Changes = [],  # noqa: B006
-    out: Out = None,
-    resume: Resume = False,
-    replace: Replace = False,
-    reuse: Reuse = None,
-) -> None:
-    """Train a recipe's students and controls, and stop."""
-    _run(recipe, changes, out, until="distill", resume=resume, replace=replace, reuse=reuse)
-
-
-@app.command()
-def compress(
-    recipe: RecipeName,
-    changes: Changes = [],  # noqa: B006
-    out: Out = None,
-    resume: Resume = False,
-    replace: Replace = False,
-    reuse: Reuse = None,
-) -> None:
-    """Make a recipe's student smaller, as it says, and stop."""
-    _run(recipe, changes, out, until="compress", resume=resume, replace=replace, reuse=reuse)
+_stopping("teach", "teacher", "Train a recipe's teacher, and stop.")
+_stopping("extract", "knowledge", "Write down what a recipe's teacher knows, and stop.")
+_stopping("distill", "distill", "Train a recipe's students and controls, and stop.")
+_stopping("compress", "compress", "Make a recipe's student smaller, as it says, and stop.")
 
 
 @app.command()
