@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["InputError", "first_line", "near", "unknown"]
+__all__ = ["InputError", "explained", "first_line", "near", "unknown"]
 
 
 class InputError(ValueError):
@@ -36,6 +37,28 @@ def first_line(error: BaseException) -> str:
     ('no such file', 'KeyError')
     """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def explained(received: str, *, expected: str = "") -> Iterator[None]:
+    """Turn whatever another library raises in the block into an error that says what was tried.
+
+    Args:
+        received: what cannot be used; the first line of what the library says comes after it.
+        expected: instead of it.
+
+    >>> with explained("no number could be read from 'x'", expected="digits"):
+    ...     int("x", 10)
+    Traceback (most recent call last):
+    ...
+    limbeck.errors.InputError: no number could be read from 'x': invalid literal for int() with base 10: 'x'. Expected: digits.
+    """  # noqa: E501
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # what is wrong with a file can raise anything
+        raise InputError(f"{received}: {first_line(error)}", expected=expected) from error
 
 
 def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomically", "digest", "file_digest", "read_json", "write_json"]
+__all__ = [
+    "atomically",
+    "digest",
+    "file_digest",
+    "folder_atomically",
+    "read_json",
+    "write_json",
+]
 
 
 @contextmanager
@@ -28,6 +36,23 @@ def atomically(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """Give an empty folder to write to, and put it in place of the folder ``path`` at the end.
+
+    If the block fails, ``path`` is as it was.
+    """
+    draft = path.with_name(f".{path.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

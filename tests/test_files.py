@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.files import atomically, digest, file_digest, read_json, write_json
+from limbeck.files import (
+    atomically,
+    digest,
+    file_digest,
+    folder_atomically,
+    read_json,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -53,6 +60,25 @@ def test_failure_leaves_the_old_file(
         fails()
     assert names(tmp_path) == (["a.txt"] if existed else [])
     assert not existed or path.read_text() == "old"
+
+
+def test_a_folder_changes_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    """The last good student would be lost with one that could not be written."""
+    final = tmp_path / "student"
+    for text in ("old", "new"):
+        with folder_atomically(final) as draft:
+            (draft / text).touch()
+        assert names(final) == [text]
+
+    def fails() -> None:
+        with folder_atomically(final) as draft:
+            (draft / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert names(final) == ["new"]
+    assert names(tmp_path) == ["student"]
 
 
 def test_nothing_written_is_an_error(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from limbeck import pipeline
 from limbeck.evaluate import Contender, bench, invented, opened
 from limbeck.files import write_json
+from limbeck.pipeline.folder import holds_run
+from limbeck.pipeline.measure import contenders
 
 __all__ = ["compare"]
 
@@ -37,7 +40,7 @@ def compare(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    several = sum((place / "recipe.yaml").is_file() for place in places) > 1
+    several = sum(map(holds_run, places)) > 1
     contenders = {name: one for place in places for name, one in _contenders(place, batch, several)}
     found = bench(contenders, seconds=seconds)
     if json is not None:
@@ -50,13 +53,10 @@ def compare(
 
 def _contenders(place: Path, batch: int, several: bool) -> Iterator[tuple[str, Contender]]:
     """Yield the models of a run with its validation samples, or a file with random ones."""
-    if not (place / "recipe.yaml").is_file():
+    if not holds_run(place):
         runner = opened(place)
         yield str(place), Contender(runner, invented(runner, batch), "random", place)
         return
-    from limbeck import pipeline
-    from limbeck.pipeline.measure import contenders
-
     for name, one in contenders(pipeline.opened(place), batch).items():
         yield f"{place.name}/{name}" if several else name, one
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError, first_line, unknown
+from limbeck.errors import InputError, explained, unknown
 from limbeck.imports import needed
 
 __all__ = ["LAYERS", "layers", "named", "read", "tidy"]
@@ -26,12 +26,9 @@ def read(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}", expected="an ONNX model")
-    try:
+    with explained(f"{path} is not an ONNX model"):
         onnx.checker.check_model(str(path))
         model = onnx.load(str(path))
-    except Exception as error:  # A damaged file can raise anything.
-        first = first_line(error)
-        raise InputError(f"{path} is not an ONNX model: {first}") from error
     del model.graph.value_info[:]  # shapes in between, which are found anew from what it becomes
     return model
 

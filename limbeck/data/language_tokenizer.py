@@ -14,7 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, first_line, unknown
+from limbeck.data.tokens import pretrained
+from limbeck.errors import InputError, unknown
 from limbeck.imports import needed
 
 __all__ = ["CHAT", "KINDS", "LanguageTokenizer"]
@@ -69,26 +70,15 @@ class LanguageTokenizer:
             InputError: there is none, it is not a fast one, or it has no token for the end.
         """
         folder = Path(path)
-        try:
-            found = needed("transformers", "text").AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True
-            )
-        except InputError:
-            raise
-        except Exception as error:  # what is wrong with a folder can raise anything
-            reason = first_line(error)
-            raise InputError(
-                f"no tokenizer could be read from {folder}: {reason}",
-                expected="a folder with tokenizer.json, as save_pretrained() writes it",
-            ) from error
-        if not found.is_fast or found.eos_token_id is None:
+        with pretrained(folder) as found:
+            if found.is_fast and found.eos_token_id is not None:
+                return cls(found, length, **options)
             lacks = "a token for the end of a text" if found.is_fast else "tokenizer.json"
             raise InputError(
                 f"the tokenizer in {folder} lacks {lacks}",
                 expected="a fast tokenizer of a language model",
                 consequence="A model could not say that it has finished.",
             )
-        return cls(found, length, **options)
 
     @classmethod
     def train(

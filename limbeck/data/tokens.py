@@ -6,7 +6,8 @@ Letters: N texts, B texts in a batch, T tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -15,10 +16,10 @@ from torch import Tensor
 from limbeck.data.asking import Ask
 from limbeck.data.jagged import Jagged
 from limbeck.data.scripted import Lines
-from limbeck.errors import InputError, first_line, unknown
+from limbeck.errors import InputError, explained, unknown
 from limbeck.imports import needed
 
-__all__ = ["KINDS", "Tokenizer"]
+__all__ = ["KINDS", "Tokenizer", "pretrained"]
 
 _FILE = "tokenizer.json"
 _SPECIAL = ["[PAD]", "[UNK]"]
@@ -35,6 +36,21 @@ inputs = {{
     "input_ids": np.array([text.ids for text in read], "int64"),
     "attention_mask": np.array([text.attention_mask for text in read], "int64"),
 }}"""
+
+
+@contextmanager
+def pretrained(folder: Path) -> Iterator[Any]:
+    """Give the tokenizer that ``transformers`` reads from a folder; nothing is downloaded.
+
+    Raises:
+        InputError: there is none, or it lacks what the block asks of it.
+    """
+    with explained(
+        f"no tokenizer could be read from {folder}",
+        expected=f"a folder with {_FILE}, as save_pretrained() writes it",
+    ):
+        auto = needed("transformers", "text").AutoTokenizer
+        yield auto.from_pretrained(str(folder), local_files_only=True)
 
 
 @final
@@ -74,30 +90,15 @@ class Tokenizer:
         path = Path(path)
         file = path / _FILE if path.is_dir() else path
         if file.is_file():
-            try:
+            with explained(f"{file} could not be read as a tokenizer"):
                 return cls(needed("tokenizers", "text").Tokenizer.from_file(str(file)), length)
-            except InputError:
-                raise
-            except Exception as error:  # the package raises bare exceptions
-                raise InputError(f"{file} could not be read as a tokenizer: {error}") from error
         if not path.is_dir() or not any(path.iterdir()):
             raise InputError(
                 f"there is no tokenizer in {path}",
                 expected=f"a folder with {_FILE}, as save_pretrained() writes it, or such a file",
             )
-        try:
-            found = needed("transformers", "text").AutoTokenizer.from_pretrained(
-                str(path), local_files_only=True
-            )
+        with pretrained(path) as found:
             return cls(found.backend_tokenizer, length)
-        except InputError:
-            raise
-        except Exception as error:  # what is wrong with a folder can raise anything
-            reason = first_line(error)
-            raise InputError(
-                f"no tokenizer could be read from {path}: {reason}",
-                expected=f"a folder with {_FILE}, as save_pretrained() writes it",
-            ) from error
 
     @classmethod
     def train(

@@ -21,6 +21,7 @@ from limbeck.data.samples import Batch
 from limbeck.data.shown import Shown, portrayed, shown
 from limbeck.distill.feed import feed, put
 from limbeck.errors import InputError
+from limbeck.evaluate import taught
 from limbeck.evaluate.runtimes import Network, Runner, logits_from
 from limbeck.pipeline import opened
 from limbeck.tasks import Drawing, Producing, Task, Telling
@@ -158,9 +159,7 @@ class Playground:
         found: dict[str, Callable[[Batch], Any]] = {}
         if writes and isinstance(known, Teacher):
             teacher = known
-            found["teacher"] = lambda b: task.produced(
-                teacher.module, {**b, "inputs": teacher.prepared(b)}
-            )[0]
+            found["teacher"] = lambda b: taught(task, teacher, b)[0]
         elif not writes:
             found["teacher"] = lambda b: known.knowledge(b, ("logits",)).logits
         student = self.made.student

@@ -3,7 +3,7 @@
 from limbeck.evaluate.bench import Contender, bench, invented
 from limbeck.evaluate.cost import Cost, Timing, costs, peak_memory, timings
 from limbeck.evaluate.examples import Differing
-from limbeck.evaluate.produced import Produced, produce
+from limbeck.evaluate.produced import Produced, produce, taught
 from limbeck.evaluate.quality import Measured, evaluate
 from limbeck.evaluate.runtimes import Network, Runner, opened, size_bytes
 from limbeck.evaluate.similarity import cka, layer_similarity, natural_taps
@@ -30,5 +30,6 @@ __all__ = [
     "peak_memory",
     "produce",
     "size_bytes",
+    "taught",
     "timings",
 ]

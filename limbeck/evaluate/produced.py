@@ -16,8 +16,9 @@ from limbeck.data.random import key
 from limbeck.data.samples import Batch, Samples
 from limbeck.data.shown import shown
 from limbeck.tasks.task import Producing, Quality
+from limbeck.teachers.module import Teacher
 
-__all__ = ["Produced", "produce"]
+__all__ = ["Produced", "produce", "taught"]
 
 Producer = Callable[[Batch], list[str]]
 _BETTER = {
@@ -102,6 +103,11 @@ class Produced:
             "groups": groups,
             "about": "Shown are texts and, in percent, how close each is to the reference",
         }
+
+
+def taught(task: Producing, teacher: Teacher, batch: Batch) -> list[str]:
+    """Return a teacher's texts for a batch, (B,), from the inputs that it takes."""
+    return task.produced(teacher.module, {**batch, "inputs": teacher.prepared(batch)})
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from pathlib import Path
 from limbeck.distill.engine import place
 from limbeck.errors import InputError
 from limbeck.pipeline.compare import compare, ratio
-from limbeck.pipeline.folder import RunFolder
+from limbeck.pipeline.folder import RunFolder, run_folder
 from limbeck.pipeline.layout import lay_out
 from limbeck.pipeline.learner import Learner
 from limbeck.pipeline.measure import measure
@@ -84,7 +84,7 @@ def run(
 
 def evaluate(folder: str | Path, *, console: Console | None = None) -> Path:
     """Measure the models of a run again, and write its report anew."""
-    path = _known(folder)
+    path = run_folder(folder)
     recipe = load(str(path))
     here = place()
     if here.rank == 0:
@@ -94,19 +94,12 @@ def evaluate(folder: str | Path, *, console: Console | None = None) -> Path:
 
 def report(folder: str | Path) -> Path:
     """Write the page of a finished run anew, and return its path."""
-    path = _known(folder)
+    path = run_folder(folder)
     if not (path / "report.json").is_file():
         raise InputError(
             f"the run in {path} is not finished", remedy=f"Finish it: limbeck run {path} --resume."
         )
     return rebuild_page(path)
-
-
-def _known(folder: str | Path) -> Path:
-    path = Path(folder)
-    if not (path / "recipe.yaml").is_file():
-        raise InputError(f"{path} is not the folder of a run", expected="one with recipe.yaml")
-    return path
 
 
 def _barrier(world: int) -> Callable[[], None]:

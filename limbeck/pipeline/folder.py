@@ -19,7 +19,24 @@ from limbeck.errors import InputError
 from limbeck.files import atomically, digest, read_json, write_json
 from limbeck.recipe import Recipe, differences, load
 
-__all__ = ["Finished", "RunFolder"]
+__all__ = ["Finished", "RunFolder", "holds_run", "run_folder"]
+
+
+def holds_run(path: Path) -> bool:
+    """Return whether a folder is a run's, finished or not."""
+    return (path / "recipe.yaml").is_file()
+
+
+def run_folder(path: str | Path) -> Path:
+    """Return the folder of a run, or refuse it.
+
+    Raises:
+        InputError: it is no run's.
+    """
+    folder = Path(path)
+    if not holds_run(folder):
+        raise InputError(f"{folder} is not the folder of a run", expected="one with recipe.yaml")
+    return folder
 
 
 @dataclass(frozen=True)

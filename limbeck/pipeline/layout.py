@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.evaluate.runtimes import disk_size, opened
 from limbeck.export import card, script
-from limbeck.files import read_json
+from limbeck.files import folder_atomically, read_json
 from limbeck.pipeline.product import Product
 
 if TYPE_CHECKING:
@@ -29,16 +29,13 @@ def lay_out(run: Run, products: Sequence[Product], report: Mapping[str, Any] | N
     files = [made.file for made in products if made.file is not None]
     if run.here.rank or not files:
         return
-    draft, final = run.folder.path / ".export", run.folder.path / "export"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    for file in files:
-        _copy(file, draft)
-    if run.data.reader is not None:
-        run.data.reader.save(draft)
-    (draft / "README.md").write_text(_written(run, products, draft, report), encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
+    with folder_atomically(run.folder.path / "export") as draft:
+        for file in files:
+            _copy(file, draft)
+        if run.data.reader is not None:
+            run.data.reader.save(draft)
+        written = _written(run, products, draft, report)
+        (draft / "README.md").write_text(written, encoding="utf-8")
 
 
 def _written(

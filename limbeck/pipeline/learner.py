@@ -21,7 +21,7 @@ from limbeck.recipe import TrainPart
 if TYPE_CHECKING:
     from limbeck.pipeline.run import Run
 
-__all__ = ["Learner", "Lesson", "train", "write"]
+__all__ = ["Learner", "Lesson", "scores", "train", "write"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Learner:
     best: dict[str, Tensor]
     last: dict[str, Tensor]
     record: Mapping[str, Any]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The metrics of its best epoch on the validation samples."""
+        return scores(self.record)
 
     @classmethod
     def of(cls, stage: Finished) -> Learner:
@@ -91,6 +96,12 @@ def train(run: Run, path: Path, listener: Listener, learner: Distiller, lesson: 
     best, selection = fitted.history[fitted.best_epoch], run.task.selection
     score = best["validation"][selection]
     return f"{selection} {score:.4f} on validation, epoch {fitted.best_epoch + 1}"
+
+
+def scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of the best epoch on the validation samples, from a training's record."""
+    found: dict[str, float] = record["history"][record["best_epoch"]]["validation"]
+    return found
 
 
 def write(run: Run, path: Path, weights: Mapping[str, Mapping[str, Tensor]], record: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,6 +23,7 @@ from limbeck.evaluate import (
     evaluate,
     layer_similarity,
     produce,
+    taught,
 )
 from limbeck.evaluate.runtimes import Network, Runner, logits_from
 from limbeck.files import write_json
@@ -64,31 +66,41 @@ def measure(run: Run, trained: Sequence[Finished], products: Sequence[Product] =
 
     def work(path: Path, listener: Listener) -> str:
         learners = [Learner.of(stage) for stage in trained]
-        results = _results(run, learners, products)
+        teacher = run.origin.load(learners[0].best, learners[0].record)
+        results = _results(run, learners, teacher, products)
         if run.here.rank == 0:
-            results["cost"] = _costs(run, learners[0], products)
-            results["similarity"] = _similarity(run, learners)
+            results["cost"] = _costs(run, teacher, products)
+            results["similarity"] = _similarity(run, learners, teacher)
             write_json(path / "results.json", results)
         return f"{results['samples']:,} test samples"
 
     return run.stage("evaluate", made_from, work)
 
 
-def _results(run: Run, learners: Sequence[Learner], products: Sequence[Product]) -> dict[str, Any]:
+def _results(
+    run: Run, learners: Sequence[Learner], teacher: Knowing, products: Sequence[Product]
+) -> dict[str, Any]:
     """Measure quality and fidelity in one pass over the test samples."""
+
+    def answer(learner: Learner, weights: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
+        if learner.role != "teacher":
+            return _student_says(run, weights)
+        same = weights is learner.best
+        return _teacher_says(teacher if same else run.origin.load(weights, learner.record))
+
     answers: dict[tuple[str, int, str], Callable[[Batch], Tensor]] = {}
     speaks = run.recipe.teacher.answers
     for learner in learners if speaks else learners[1:]:
-        best = _answer(run, learner, learner.best)
+        best = answer(learner, learner.best)
         answers[learner.role, learner.seed, "best"] = best
         same = learner.last is learner.best
-        last = best if same else _answer(run, learner, learner.last)
+        last = best if same else answer(learner, learner.last)
         answers[learner.role, learner.seed, "last"] = last
     for made in products:
-        answers[made.name, made.seed, "best"] = _answers_of(run, made)
+        answers[made.name, made.seed, "best"] = _product_says(run, made)
     labels = {" ".join(map(str, key)): key for key in answers}
     examples = _Examples(run, labels, learners)
-    batches = _test_batches(run, _fitting(run, learners[0]))
+    batches = _test_batches(run, _fitting(run, teacher))
     found = evaluate(
         {label: answers[key] for label, key in labels.items()},
         batches,
@@ -109,18 +121,22 @@ def _results(run: Run, learners: Sequence[Learner], products: Sequence[Product])
     results = {"samples": len(run.data.test), "models": models, "examples": examples.found()}
     task: Any = run.task
     if isinstance(task, Producing):
-        _add_produced(run, task, learners, results)
+        _add_produced(run, task, learners, teacher, results)
     return results
 
 
 def _add_produced(
-    run: Run, task: Producing, learners: Sequence[Learner], results: dict[str, Any]
+    run: Run,
+    task: Producing,
+    learners: Sequence[Learner],
+    teacher: Knowing,
+    results: dict[str, Any],
 ) -> None:
     """Let the best weights of each learner produce texts; add their metrics and examples."""
     producers = {
         f"{learner.role} {learner.seed}": producer
         for learner in learners
-        if (producer := _producer(run, task, learner)) is not None
+        if (producer := _producer(run, task, learner, teacher)) is not None
     }
     found = produce(producers, _test_batches(run, 128), task, run.here.world)
     for label, judged in found.judged(task).items():
@@ -138,16 +154,14 @@ def _add_produced(
     }  # fmt: skip
 
 
-def _producer(run: Run, task: Producing, learner: Learner) -> Callable[[Batch], list[str]] | None:
+def _producer(
+    run: Run, task: Producing, learner: Learner, teacher: Knowing
+) -> Callable[[Batch], list[str]] | None:
     """Return what gives a learner's texts for a batch; ``None`` for a teacher without a module."""
     if learner.role == "teacher":
-        known = run.origin.load(learner.best, learner.record)
-        if not isinstance(known, Teacher) or not run.recipe.teacher.answers:
+        if not isinstance(teacher, Teacher) or not run.recipe.teacher.answers:
             return None
-        teacher = known
-        return lambda batch: task.produced(
-            teacher.module, {**batch, "inputs": teacher.prepared(batch)}
-        )
+        return partial(taught, task, teacher)
     model = _model(run, learner.best)
     return lambda batch: task.produced(model, batch)
 
@@ -160,10 +174,9 @@ def _test_batches(run: Run, size: int) -> Iterator[Batch]:
     return (put(batch, here.device) for batch in _checked(run, batches.epoch(0)))
 
 
-def _fitting(run: Run, teacher: Learner) -> int:
+def _fitting(run: Run, teacher: Knowing) -> int:
     """Return how many samples to measure on at once: fewer where answers are long."""
-    known = run.origin.load(teacher.best, teacher.record)
-    answer: Tensor = known.knowledge(_samples(run, 2), ("logits",)).logits
+    answer = _teacher_says(teacher)(_samples(run, 2))
     return max(run.here.world, min(512, _TOGETHER // max(1, int(answer[0].numel()))))
 
 
@@ -213,10 +226,13 @@ def _checked(run: Run, batches: Any) -> Any:
         yield batch
 
 
-def _answer(run: Run, learner: Learner, weights: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
-    if learner.role == "teacher":
-        teacher = run.origin.load(weights, learner.record)
-        return lambda batch: teacher.knowledge(batch, ("logits",)).logits
+def _teacher_says(teacher: Knowing) -> Callable[[Batch], Tensor]:
+    """Return what gives a teacher's logits for a batch."""
+    return lambda batch: teacher.knowledge(batch, ("logits",)).logits
+
+
+def _student_says(run: Run, weights: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
+    """Return what gives the logits of a student or a control for a batch."""
     model, first = _model(run, weights), _first(run)
 
     def answer(batch: Batch) -> Tensor:
@@ -225,7 +241,7 @@ def _answer(run: Run, learner: Learner, weights: dict[str, Tensor]) -> Callable[
     return answer
 
 
-def _answers_of(run: Run, made: Product) -> Callable[[Batch], Tensor]:
+def _product_says(run: Run, made: Product) -> Callable[[Batch], Tensor]:
     """Return what gives a finished model's logits for a batch, in its own runtime."""
     runner = made.opened()
     return lambda batch: logits_from(runner, run.task.inputs(batch))
@@ -250,26 +266,25 @@ def contenders(made: Made, batch: int) -> dict[str, Contender]:
         batch: how many samples.
     """
     run, samples = made.run, _samples(made.run, batch)
-    teacher = Learner.of(made.trained[0])
-    found = _runners(run, teacher, samples, made.products)
+    found = _runners(run, made.teacher(), samples, made.products)
     files = {each.name: each.file for each in made.products}
     told = "validation samples"
     return {n: Contender(*each, told, files.get(n)) for n, each in found.items()}
 
 
 def _runners(
-    run: Run, teacher: Learner, batch: Batch, products: Sequence[Product]
+    run: Run, teacher: Knowing, batch: Batch, products: Sequence[Product]
 ) -> dict[str, tuple[Runner, Any]]:
     """Return teacher, student and what was made of it, each with its inputs for a batch."""
-    known, inputs = run.origin.load(teacher.best, teacher.record), run.task.inputs(batch)
-    found: dict[str, tuple[Runner, Any]] = {"teacher": (_Elsewhere(known), batch)}
-    if isinstance(known, Teacher):
-        found["teacher"] = (Network(known.module), known.prepared(batch))
+    inputs = run.task.inputs(batch)
+    found: dict[str, tuple[Runner, Any]] = {"teacher": (_Elsewhere(teacher), batch)}
+    if isinstance(teacher, Teacher):
+        found["teacher"] = (Network(teacher.module), teacher.prepared(batch))
     found["student"] = (Network(_model(run), _first(run)), inputs)
     return found | {made.name: (made.opened(), inputs) for made in products}
 
 
-def _costs(run: Run, teacher: Learner, products: Sequence[Product]) -> dict[str, Any]:
+def _costs(run: Run, teacher: Knowing, products: Sequence[Product]) -> dict[str, Any]:
     """Measure teacher, student and what was made of it; the control is the student's network."""
     batch, seconds = _samples(run, run.recipe.evaluate.batch_size), run.recipe.evaluate.seconds
     models = _runners(run, teacher, batch, products)
@@ -299,21 +314,20 @@ class _Elsewhere:
         return self.known.size() if isinstance(self.known, Foreign) else Size()
 
 
-def _similarity(run: Run, learners: Sequence[Learner]) -> dict[str, Any]:
+def _similarity(run: Run, learners: Sequence[Learner], teacher: Knowing) -> dict[str, Any]:
     """Compare layers of the teacher with those of the first student and the first control.
 
     A teacher that is no PyTorch module shows no layers.
     """
-    known = run.origin.load(learners[0].best, learners[0].record)
-    if not isinstance(known, Teacher):
+    if not isinstance(teacher, Teacher):
         return {}
     batch = _samples(run, _ALIKE_SAMPLES)
-    teacher = (known.module, known.prepared(batch))
+    larger = (teacher.module, teacher.prepared(batch))
     inputs = _first(run)(run.task.inputs(batch))
     found: dict[str, Any] = {}
     for learner in learners[1:]:
         if learner.role not in found:
-            found[learner.role] = layer_similarity(teacher, (_model(run, learner.best), inputs))
+            found[learner.role] = layer_similarity(larger, (_model(run, learner.best), inputs))
     return found
 
 

@@ -16,6 +16,7 @@ from limbeck.data.samples import Batch
 from limbeck.distill import autocast, plan
 from limbeck.distill.feed import put
 from limbeck.errors import InputError
+from limbeck.evaluate import taught
 from limbeck.files import read_json, write_json
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
@@ -110,4 +111,4 @@ def _texts(run: Run, teacher: Teacher, batch: Batch) -> list[str]:
     here = put(batch, device)
     chosen = plan(teacher.module, device, run.recipe.train.precision)
     with torch.inference_mode(), autocast(chosen, device):
-        return task.produced(teacher.module, {**here, "inputs": teacher.prepared(here)})
+        return taught(task, teacher, here)

@@ -17,6 +17,7 @@ from limbeck.distill.feed import feed, put
 from limbeck.files import read_json, write_json
 from limbeck.methods import none
 from limbeck.pipeline import build, ship
+from limbeck.pipeline.learner import scores
 from limbeck.pipeline.product import Product, as_network
 from limbeck.progress import Listener
 from limbeck.recipe import PrunePart
@@ -82,9 +83,8 @@ def _round(run: Run, product: Product, part: PrunePart, name: str) -> Product:
         told = run.relearn(path, listener, model, product.seed, part.train)
         if run.here.rank == 0:
             write_json(path / "sizes.json", sizes)
-            record = read_json(path / "training.json")
-            scores = record["history"][record["best_epoch"]]["validation"]
-            facts = ship.student_facts(run, product.seed, scores)
+            found = scores(read_json(path / "training.json"))
+            facts = ship.student_facts(run, product.seed, found)
             plan = replace(_whole(run), sizes=sizes)
             save(path / "student", model.cpu(), plan, facts, run.data.reader)
         return f"{sum(p.numel() for p in model.parameters()):,} parameters, {told}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from limbeck.files import atomically, read_json, write_json
+from limbeck.files import atomically, folder_atomically, read_json, write_json
 from limbeck.pipeline.folder import Finished
 from limbeck.pipeline.layout import lay_out
 from limbeck.pipeline.learner import Learner
@@ -78,13 +77,9 @@ def _ship(run: Run, chosen: Learner) -> None:
     """Write the student's folder, whole or not at all."""
     plan = run.plans["student"]
     model = plan.shipped(chosen.best)
-    scores = chosen.record["history"][chosen.record["best_epoch"]]["validation"]
-    facts = student_facts(run, chosen.seed, scores)
-    draft, final = run.folder.path / ".student", run.folder.path / "student"
-    shutil.rmtree(draft, ignore_errors=True)
-    save(draft, model, replace(plan, lora=None), facts, run.data.reader)
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
+    facts = student_facts(run, chosen.seed, chosen.scores)
+    with folder_atomically(run.folder.path / "student") as draft:
+        save(draft, model, replace(plan, lora=None), facts, run.data.reader)
 
 
 def _details(

@@ -52,7 +52,7 @@ def best(run: Run, learners: Sequence[Learner]) -> Learner:
     """Return the student with the best score on the validation samples."""
     sign = 1 if run.task.higher_is_better else -1
     students = [learner for learner in learners if learner.role == "student"]
-    return max(students, key=lambda learner: sign * _score(learner, run.task.selection))
+    return max(students, key=lambda learner: sign * learner.scores[run.task.selection])
 
 
 def shipped(run: Run, trained: Sequence[Finished]) -> Product:
@@ -222,8 +222,3 @@ def _reader(run: Run) -> dict[str, Any]:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         return {"reader": run.data.reader.save(Path(folder))}
-
-
-def _score(learner: Learner, metric: str) -> float:
-    found = learner.record["history"][learner.record["best_epoch"]]
-    return float(found["validation"][metric])

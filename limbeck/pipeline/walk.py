@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limbeck.errors import InputError
 from limbeck.pipeline import ship
 from limbeck.pipeline.compress import compressed
-from limbeck.pipeline.folder import Finished, RunFolder
+from limbeck.pipeline.folder import Finished, RunFolder, run_folder
 from limbeck.pipeline.product import Product
 from limbeck.pipeline.run import Run
 from limbeck.progress import Silent
@@ -69,9 +68,7 @@ def opened(folder: str | Path) -> Made:
         InputError: the folder is no run's, the run is not finished, or its data or code are no
             longer what they were.
     """
-    path = Path(folder)
-    if not (path / "recipe.yaml").is_file():
-        raise InputError(f"{path} is not the folder of a run", expected="one with recipe.yaml")
+    path = run_folder(folder)
     made = Made(Run(load(str(path)), RunFolder(path, closed=True), Silent()))
     for _ in walk(made):
         pass

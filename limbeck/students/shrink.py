@@ -6,6 +6,7 @@ A model class says by a rule how it shrinks; the zoo's families have theirs here
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
 
@@ -158,9 +159,7 @@ def _shufflenet_v2(model: zoo.ShuffleNetV2, *, depth: float, width: float) -> nn
 @shrink_rule.register
 def _vit(model: zoo.ViT, *, depth: float, width: float) -> nn.Module:
     args = model.config["args"]
-    heads = scaled(args["heads"], width)
-    each = args["width"] // args["heads"]
-    return _again(model, depth=scaled(args["depth"], depth), heads=heads, width=heads * each)
+    return _again(model, depth=scaled(args["depth"], depth), **_heads(args, width))
 
 
 @shrink_rule.register
@@ -259,12 +258,10 @@ def _fism(model: zoo.FISM, *, depth: float, width: float) -> nn.Module:
 @shrink_rule.register
 def _transformer(model: zoo.Transformer, *, depth: float, width: float) -> nn.Module:
     args = model.config["args"]
-    heads = scaled(args["heads"], width)
     return _again(
         model,
         depth=scaled(args["depth"], depth),
-        heads=heads,
-        width=heads * (args["width"] // args["heads"]),
+        **_heads(args, width),
         hidden=scaled(args["hidden"], width),
     )
 
@@ -272,13 +269,11 @@ def _transformer(model: zoo.Transformer, *, depth: float, width: float) -> nn.Mo
 @shrink_rule.register
 def _seq2seq(model: zoo.Seq2Seq, *, depth: float, width: float) -> nn.Module:
     args = model.config["args"]
-    heads = scaled(args["heads"], width)
     return _again(
         model,
         depth=scaled(args["depth"], depth),
         decoder_depth=scaled(args["decoder_depth"], depth),
-        heads=heads,
-        width=heads * (args["width"] // args["heads"]),
+        **_heads(args, width),
         hidden=scaled(args["hidden"], width),
     )
 
@@ -289,8 +284,13 @@ def _hearing(model: zoo.Hearing, *, depth: float, width: float) -> nn.Module:
     changes = {"depth": scaled(args["depth"], depth)}
     if "heads" not in args:
         return _again(model, **changes, width=scaled(args["width"], width, multiple=2))
+    return _again(model, **changes, **_heads(args, width))
+
+
+def _heads(args: Mapping[str, Any], width: float) -> dict[str, int]:
+    """Return fewer heads, each as wide as before, and the width of all together."""
     heads = scaled(args["heads"], width)
-    return _again(model, **changes, heads=heads, width=heads * (args["width"] // args["heads"]))
+    return {"heads": heads, "width": heads * (args["width"] // args["heads"])}
 
 
 def _again(model: Any, **changes: Any) -> nn.Module:

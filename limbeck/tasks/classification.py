@@ -17,7 +17,15 @@ from limbeck.data.samples import Batch
 from limbeck.data.splits import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.spec import exactly
-from limbeck.tasks.fields import Whole, check_finite, label_of, mask_in, measured, sample
+from limbeck.tasks.fields import (
+    Whole,
+    check_classes,
+    check_finite,
+    label_of,
+    mask_in,
+    measured,
+    sample,
+)
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Classification"]
@@ -65,11 +73,7 @@ class Classification(Whole):
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
-        if self.classes < 2 or (self.labels and len(self.labels) != self.classes):
-            raise InputError(
-                f"{self.classes} classes with {len(self.labels)} names",
-                expected="at least 2 classes, and a name for each or none",
-            )
+        check_classes(self.classes, self.labels)
 
     def tokens(self, batch: Batch) -> Tensor | None:
         found = mask_in(self.inputs(batch), self.mask_name)

@@ -20,6 +20,7 @@ from limbeck.errors import InputError
 __all__ = [
     "Fields",
     "Whole",
+    "check_classes",
     "check_finite",
     "label_of",
     "mask_in",
@@ -72,6 +73,15 @@ def sample(batch: Batch, row: int) -> str:
 def label_of(labels: Sequence[str], number: int) -> str:
     """Return a class's name, or its number if classes have no names."""
     return str(labels[number]) if labels else str(number)
+
+
+def check_classes(classes: int, labels: Sequence[str]) -> None:
+    """Refuse fewer classes than two, or names for only some of them."""
+    if classes < 2 or (labels and len(labels) != classes):
+        raise InputError(
+            f"{classes} classes with {len(labels)} names",
+            expected="at least 2 classes, and a name for each or none",
+        )
 
 
 def check_finite(inputs: Any, batch: Batch) -> None:

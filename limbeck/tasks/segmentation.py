@@ -20,7 +20,7 @@ from limbeck.data.shown import Shown
 from limbeck.data.splits import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.spec import exactly
-from limbeck.tasks.fields import Fields, check_finite, label_of, measured, sample
+from limbeck.tasks.fields import Fields, check_classes, check_finite, label_of, measured, sample
 from limbeck.tasks.task import Meter, Quality
 
 __all__ = ["Segmentation"]
@@ -69,11 +69,7 @@ class Segmentation(Fields):
     higher_is_better: bool = True
 
     def __post_init__(self) -> None:
-        if self.classes < 2 or (self.labels and len(self.labels) != self.classes):
-            raise InputError(
-                f"{self.classes} classes with {len(self.labels)} names",
-                expected="at least 2 classes, and a name for each or none",
-            )
+        check_classes(self.classes, self.labels)
 
     def mask(self, batch: Batch) -> None:
         return None

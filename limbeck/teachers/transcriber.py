@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from limbeck.data.waves import decoded, resampled
-from limbeck.errors import InputError, first_line
+from limbeck.errors import InputError, explained
 from limbeck.files import atomically
 from limbeck.imports import needed
 
@@ -61,7 +61,10 @@ class Transcriber:
             )
         transformers = needed("transformers", "text")
         here = {"local_files_only": True}
-        try:
+        with explained(
+            f"no speech recogniser could be read from {path}",
+            expected="a folder with the weights of one, its processor and its tokenizer",
+        ):
             config = transformers.AutoConfig.from_pretrained(str(path), **here)
             kind = (
                 transformers.AutoModelForSpeechSeq2Seq
@@ -70,12 +73,6 @@ class Transcriber:
             )
             model = kind.from_pretrained(str(path), **here)
             processor = transformers.AutoProcessor.from_pretrained(str(path), **here)
-        except Exception as error:  # what is wrong with a folder can raise anything
-            reason = first_line(error)
-            raise InputError(
-                f"no speech recogniser could be read from {path}: {reason}",
-                expected="a folder with the weights of one, its processor and its tokenizer",
-            ) from error
         return cls(model, processor, **options)
 
     def __call__(self, recordings: Sequence[Path | bytes], batch_size: int = 8) -> list[str]:

@@ -19,7 +19,7 @@ from limbeck.data.random import key
 from limbeck.data.samples import Arrays, Samples, pixels
 from limbeck.data.sources.images import image_folder, parquet
 from limbeck.data.sources.split import complete
-from limbeck.data.sources.tables import SPLITS, by_split, folder_of, folders_in
+from limbeck.data.sources.tables import class_numbers, folder_of, folders_in, folders_of_classes
 from limbeck.data.splits import Data
 from limbeck.errors import InputError
 
@@ -61,24 +61,13 @@ def clips(
     """
     _require_frames(frames)
     folder = folder_of(path, "films")
-    inside = folders_in(folder)
-    known = {name for names in SPLITS.values() for name in names}
-    roots = [entry for entry in inside if entry.name in known]
-    splits = by_split(roots, folder, "train/CLASS/FILM") if roots else {"train": [folder]}
-    names = tuple(entry.name for entry in folders_in(splits["train"][0]))
+    splits, names = folders_of_classes(folder, "train/CLASS/FILM")
     found: dict[str, Samples] = {}
-    for split, (root, *_) in splits.items():
+    for split, root in splits.items():
         pairs = [(kind.name, film) for kind in folders_in(root) for film in _films(kind)]
-        strange = sorted({name for name, _ in pairs} - set(names))
-        if strange or not pairs:
-            raise InputError(
-                f"{root} holds {len(pairs)} films"
-                + (f" and class {strange[0]}" if strange else ""),
-                expected=f"films in the training classes: {', '.join(names[:8]) or 'none found'}",
-            )
+        labels = class_numbers([name for name, _ in pairs], names, root, "films")
         films = [_read(film, frames, size) for _, film in pairs]
         _require_equal(films, [film for _, film in pairs])
-        labels = torch.tensor([names.index(name) for name, _ in pairs])
         found[split] = Arrays.of(inputs=torch.stack(films), targets=labels)
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
     return _told(complete(found, names, folder.name, **cuts))

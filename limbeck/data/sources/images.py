@@ -18,9 +18,10 @@ from limbeck.data.sources.split import complete
 from limbeck.data.sources.tables import (
     SPLITS,
     by_split,
+    class_numbers,
     column_of,
     folder_of,
-    folders_in,
+    folders_of_classes,
     holds_images,
     holds_integers,
 )
@@ -127,23 +128,12 @@ def image_folder(
         InputError: no such folder, no images in it, a class that the training samples lack.
     """
     folder = folder_of(path, "images")
-    inside = folders_in(folder)
-    known = {name for names in SPLITS.values() for name in names}
-    roots = [entry for entry in inside if entry.name in known]
-    splits = by_split(roots, folder, "train/CLASS/image.jpg") if roots else {"train": [folder]}
-    names = tuple(entry.name for entry in folders_in(splits["train"][0]))
+    splits, names = folders_of_classes(folder, "train/CLASS/image.jpg")
     found: dict[str, Samples] = {}
-    for split, (root, *_) in splits.items():
+    for split, root in splits.items():
         files = sorted(f for f in root.glob("[!.]*/**/*") if f.suffix.lower() in _SUFFIXES)
         classes = [file.relative_to(root).parts[0] for file in files]
-        strange = sorted(set(classes) - set(names))
-        if strange or not files:
-            raise InputError(
-                f"{root} holds {len(files)} images"
-                + (f" and class {strange[0]}" if strange else ""),
-                expected=f"images in the training classes: {', '.join(names[:8]) or 'none found'}",
-            )
-        labels = torch.tensor([names.index(name) for name in classes])
+        labels = class_numbers(classes, names, root, "images")
         found[split] = encoded(files, labels, size, workers, str(folder))
     cuts: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
     return complete(found, names, folder.name, **cuts)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from limbeck.errors import InputError, unknown
 
 __all__ = [
@@ -14,9 +17,11 @@ __all__ = [
     "SUFFIXES",
     "by_split",
     "class_names",
+    "class_numbers",
     "column_of",
     "folder_of",
     "folders_in",
+    "folders_of_classes",
     "holds_images",
     "holds_integers",
     "holds_texts",
@@ -70,6 +75,43 @@ def by_split(entries: Sequence[Path], folder: Path, example: str) -> dict[str, l
         listed = ", ".join(entry.name for entry in entries[:8]) or "nothing of the kind"
         raise InputError(f"{folder} holds {listed}", expected=f"at least {example}")
     return found
+
+
+def folders_of_classes(folder: Path, example: str) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Return each split's folder, and the classes: the folders in that of the training samples.
+
+    A folder without folders for splits holds training samples alone.
+
+    Args:
+        folder: ``SPLIT/CLASS/...``, or ``CLASS/...``.
+        example: what it should hold at least, for the message.
+    """
+    known = {name for names in SPLITS.values() for name in names}
+    roots = [entry for entry in folders_in(folder) if entry.name in known]
+    found = by_split(roots, folder, example) if roots else {"train": [folder]}
+    splits = {split: first for split, (first, *_) in found.items()}
+    return splits, tuple(entry.name for entry in folders_in(splits["train"]))
+
+
+def class_numbers(found: Sequence[str], classes: Sequence[str], root: Path, called: str) -> Tensor:
+    """Return the numbers, (N,) int64, of the classes of N samples in a split's folder.
+
+    Args:
+        found: the class of each.
+        classes: those of the training samples.
+        root: the folder.
+        called: what a sample is, in the plural.
+
+    Raises:
+        InputError: there is no sample, or one of another class.
+    """
+    strange = sorted(set(found) - set(classes))
+    if strange or not found:
+        raise InputError(
+            f"{root} holds {len(found)} {called}" + (f" and class {strange[0]}" if strange else ""),
+            expected=f"{called} in the training classes: {', '.join(classes[:8]) or 'none found'}",
+        )
+    return torch.tensor([classes.index(name) for name in found])
 
 
 def column_of(schema: Any, wanted: str, default: str, fits: Callable[[Any], bool]) -> str:

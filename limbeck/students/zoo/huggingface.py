@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.errors import InputError, first_line, unknown
+from limbeck.errors import InputError, explained, unknown
 from limbeck.imports import needed
 from limbeck.students.zoo._parts import scaled
 from limbeck.students.zoo.sentence import MeanPooled
@@ -286,19 +286,14 @@ def _kept(model: nn.Module, kept: list[int], layers: int) -> dict[str, torch.Ten
     return state
 
 
-@contextlib.contextmanager
-def _told(path: str | Path | None, head: str = _CLASSIFIER) -> Iterator[None]:
+def _told(
+    path: str | Path | None, head: str = _CLASSIFIER
+) -> contextlib.AbstractContextManager[None]:
     """Say what is wrong with a folder or a configuration in our words."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # what is wrong with a folder can raise anything
-        reason = first_line(error)
-        raise InputError(
-            f"no {_KINDS[head]} could be made from {path or 'this config'}: {reason}",
-            expected="config.json and safetensors, as save_pretrained() writes them",
-        ) from error
+    return explained(
+        f"no {_KINDS[head]} could be made from {path or 'this config'}",
+        expected="config.json and safetensors, as save_pretrained() writes them",
+    )
 
 
 @contextlib.contextmanager
