@@ -2,11 +2,13 @@
 
     limbeck run cifar10-int8 --set data.path=FOLDER --set teacher.weights=FILE
     python benchmarks/compress.py files runs/cifar10-int8 --threads 2
+    python benchmarks/compress.py files runs/text-int8 --threads 1
     python benchmarks/compress.py bits --seeds 3 [--labelled 100]
 
-``files`` asks every ONNX file of a run, and the teacher as an ONNX file too, about all test
-samples, in ONNX Runtime, and times them in turn. ``bits`` rounds a tiny student of scikit-learn's
-digits to 8 and to 4 bits: after training, in training without its teacher, and in training with it.
+``files`` asks every ONNX and ExecuTorch file of a run, and the teacher as an ONNX file too, about
+all test samples, each in its runtime, and times them in turn. ``bits`` rounds a tiny student of
+scikit-learn's digits to 8 and to 4 bits: after training, in training without its teacher, and in
+training with it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import limbeck as lb
 from limbeck import compress, pipeline
@@ -29,7 +33,7 @@ from limbeck.distill.feed import feed
 from limbeck.evaluate import evaluate
 from limbeck.evaluate.runtimes import Runner, logits_from, opened
 from limbeck.export import Signature, Whole, get
-from limbeck.pipeline import RunFolder, build
+from limbeck.pipeline import RunFolder, build, ship
 from limbeck.progress import Silent
 from limbeck.recipe import load
 from limbeck.teachers import Teacher
@@ -64,22 +68,26 @@ def files(folder: Path, threads: int, rounds: int) -> None:
     sample = run.task.inputs(next(feed(run.data.validation, BATCH, CPU).epoch(0)))
     with tempfile.TemporaryDirectory() as made:
         teacher = Path(made) / "teacher.onnx"
-        known = run.origin.trial()
+        known = run.origin.load(load_file(folder / "stages/teacher/best.safetensors"), {})
         assert isinstance(known, Teacher)
-        first = build.preprocess(recipe, recipe.teacher)
-        write(known.module, first, sample[:1], teacher)
-        paths = [teacher, *sorted((folder / "export").glob("*.onnx"))]
+        whole = Whole(build.preprocess(recipe, recipe.teacher), known.module).eval()
+        get("onnx").write(whole, ship.signature(run), teacher, {})
+        found = (folder / "export").iterdir()
+        paths = [teacher, *sorted(path for path in found if path.suffix in (".onnx", ".pte"))]
         runners = {path.name: opened(path) for path in paths}
         sizes = {path.name: path.stat().st_size for path in paths}
-        right = accuracies(runners, run.data.test, run.task)
+        right, same = accuracies(runners, run.data.test, run.task), agreement(runners, run)
         seconds = timed(runners, sample, rounds)
-    print(f"{len(run.data.test):,} test samples, batches of {BATCH}, {threads} threads")
-    print("| file | accuracy % | kB | smaller | per second | faster |\n|---|---|---|---|---|---|")
+    count = len(next(iter(tree_leaves(sample))))
+    print(f"{len(run.data.test):,} test samples, batches of {count}, {threads} threads")
+    print("| file | accuracy % | as student.onnx % | kB | smaller | per second | faster |")
+    print("|---|---|---|---|---|---|---|")
     for name, size in sizes.items():
         smaller, faster = sizes[teacher.name] / size, seconds[teacher.name] / seconds[name]
         print(
-            f"| {name} | {100 * right[name]:.2f} | {size / 1000:,.1f} | {smaller:.1f} × | "
-            f"{BATCH / seconds[name]:,.0f} | {faster:.1f} × |"
+            f"| {name} | {100 * right[name]:.2f} | {100 * same[name]:.2f} | {size / 1000:,.1f} | "
+            f"{smaller:.1f} × | "
+            f"{count / seconds[name]:,.0f} | {faster:.1f} × |"
         )
 
 
@@ -152,12 +160,9 @@ def cnn(seed: int, channels: tuple[int, ...], hidden: tuple[int, ...]) -> nn.Mod
 
 
 def written(model: nn.Module, data: Any, path: Path) -> Path:
-    return write(model, None, data.validation.column("inputs")[:1], path)
-
-
-def write(model: nn.Module, first: nn.Module | None, one: torch.Tensor, path: Path) -> Path:
-    """Write a network with its preprocessing as a float ONNX file."""
-    get("onnx").write(Whole(first, model).eval(), Signature.of([one, one]), path, {})
+    """Write a network as a float ONNX file."""
+    one = data.validation.column("inputs")[:1]
+    get("onnx").write(Whole(None, model).eval(), Signature.of([one, one]), path, {})
     return path
 
 
@@ -173,6 +178,16 @@ def accuracies(runners: dict[str, Runner], samples: Any, task: Any) -> dict[str,
     }
     found = evaluate(answers, feed(samples, BATCH, CPU).epoch(0), task)
     return {name: each.quality.metrics["accuracy"] for name, each in found.items()}
+
+
+def agreement(runners: dict[str, Runner], run: pipeline.Run) -> dict[str, float]:
+    """Return each file's share of test samples on which it says what ``student.onnx`` says."""
+    said: dict[str, list[torch.Tensor]] = {name: [] for name in runners}
+    for batch in feed(run.data.test, BATCH, CPU).epoch(0):
+        for name, runner in runners.items():
+            said[name].append(logits_from(runner, run.task.inputs(batch)).argmax(1))
+    found = {name: torch.cat(each) for name, each in said.items()}
+    return {n: float((own == found["student.onnx"]).float().mean()) for n, own in found.items()}
 
 
 def timed(runners: dict[str, Runner], sample: Any, rounds: int) -> dict[str, float]:

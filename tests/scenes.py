@@ -67,6 +67,26 @@ def write_coco(root: Path, scenes: int = 12) -> Path:
     return root
 
 
+def write_masks(root: Path, scenes: int = 12) -> Path:
+    """Write the scenes as pictures and masks of the same names; there are no test pictures."""
+    data = digit_scenes(scenes=scenes, targets="masks")
+    for split in ("train", "validation"):
+        samples = getattr(data, split)
+        folders = [root / ("val" if split == "validation" else split) / kind
+                   for kind in ("images", "masks")]  # fmt: skip
+        for folder in folders:
+            folder.mkdir(parents=True)
+        sides = samples.column("inputs"), samples.column("targets")
+        for number, pixels, classes in zip(samples.ids.tolist(), *sides, strict=True):
+            picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            picture.save(folders[0] / f"scene.{number}.jpg")
+            mask = Image.fromarray(classes.numpy())
+            mask.putpalette([n * 20 % 256 for n in range(33)])
+            mask.save(folders[1] / f"scene.{number}.png")
+    (root / "classes.txt").write_text("\n".join(data.labels), encoding="utf-8")
+    return root
+
+
 def change(root: Path, what: str, entry: int, **values: Any) -> None:
     """Change an entry of the training annotations."""
     file = root / "annotations" / FILES["train"]

@@ -18,6 +18,8 @@ from limbeck.pipeline.measure import contenders
 
 __all__ = ["compare"]
 
+_HEADINGS = ("parameters", "size", "zipped", "p50 ms", "p95 ms", "per s", "memory", "mJ")
+
 
 def compare(
     places: Sequence[Path],
@@ -64,7 +66,7 @@ def _contenders(place: Path, batch: int, several: bool) -> Iterator[tuple[str, C
 def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", min_width=12, overflow="fold")
-    for heading in ("parameters", "size", "zipped", "p50 ms", "p95 ms", "per second", "memory"):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, one in found.items():
         table.add_row(
@@ -76,6 +78,7 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{one['latency_ms']['p95']:.3g}",
             f"{one['throughput_per_s']:,.0f}",
             _size(one["peak_memory_bytes"]),
+            "" if one["energy_j"] is None else f"{1000 * one['energy_j']['value']:.3g}",
         )
     return table
 
@@ -90,6 +93,13 @@ def _notes(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         groups.setdefault(f"{one['runtime']}{on}", []).append(name)
     told = [f"{runtime}: {', '.join(names)}." for runtime, names in groups.items()]
     told.append(f"Timed in turn: p50 and p95 for one sample, the rest in batches of {batch}.")
+    sources: dict[str, list[str]] = {}
+    for name, one in found.items():
+        if one["energy_j"] is not None:
+            sources.setdefault(one["energy_j"]["source"], []).append(name)
+    for source, names in sources.items():
+        whose = f" of {', '.join(names)}" if len(sources) > 1 else ""
+        told.append(f"mJ: millijoules for one sample in such a batch{whose}, {source}.")
     random = [name for name, one in found.items() if one["inputs"] == "random"]
     return told + ([f"On random inputs: {', '.join(random)}."] if random else [])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.compress import graphs
+from limbeck.compress.tables import tables
 from limbeck.errors import InputError
 
 __all__ = ["Mixed", "mixed"]
@@ -60,7 +61,8 @@ def mixed(source: Path, target: Path, make: Make, score: Score, *, within: float
     found, drops = score(target), dict[str, float]()
     if wanted - found <= within:
         return Mixed((), found, wanted, {}, enough=True)
-    every = list(graphs.layers(graphs.read(source)))
+    model = graphs.read(source)
+    every = [*graphs.layers(model), *tables(model)]
     with tempfile.TemporaryDirectory() as folder:
         for name in every if len(every) > 1 else ():
             alone = Path(folder) / "alone.onnx"

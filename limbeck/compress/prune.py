@@ -7,6 +7,7 @@ runtime here faster, so that is not offered.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,14 +17,21 @@ from torch import Tensor, nn
 
 from limbeck.compress.units import Coupled, coupled, graph
 from limbeck.errors import InputError, unknown
+from limbeck.evaluate.cost import timings
 from limbeck.imports import needed
 from limbeck.knowledge import model as models
 
-__all__ = ["IMPORTANCES", "Importance", "Scope", "prune", "rounds"]
+__all__ = ["IMPORTANCES", "Clock", "Importance", "Scope", "prune", "rounds"]
 
 Importance = Literal["magnitude", "taylor", "group_norm"]
 Scope = Literal["global", "layer"]
 IMPORTANCES = ("magnitude", "taylor", "group_norm")
+Clock = Callable[[nn.Module, nn.Module], tuple[float, float]]
+"""How long two networks take for the same, measured in turn; in any one unit."""
+
+_Share = Callable[[nn.Module, nn.Module], float]
+_FINE = 64  # a latency is sought to one part in so many of all units, for each try is a measurement
+_SECONDS = 1.0  # for which each network is timed, if no other clock is given
 
 
 def prune(
@@ -32,18 +40,20 @@ def prune(
     *,
     parameters: float | None = None,
     macs: float | None = None,
+    latency: float | None = None,
     importance: Importance = "magnitude",
     scope: Scope = "global",
     keep: Sequence[str] = (),
     multiple: int = 1,
     loss: Callable[[nn.Module], Tensor] | None = None,
+    clock: Clock | None = None,
 ) -> nn.Module:
     """Return a smaller copy of a trained network, without its least important units.
 
     Units are channels of convolutions, features of hidden linear layers, and heads of attention
-    whose queries, keys and values are layers of their own (see
-    :func:`limbeck.compress.units.head_width`). Classifiers and the states between a Transformer's
-    blocks keep their width. Every other weight stays as it is: train the copy to recover.
+    (those that :func:`limbeck.compress.units.head_width` knows). Classifiers and the states between
+    a Transformer's blocks keep their width. Every other weight stays as it is: train the copy to
+    recover.
 
     ==============  =======================================================================
     importance      of a unit
@@ -60,6 +70,9 @@ def prune(
         inputs: a few samples as it is called with: a tensor, a tuple or a mapping.
         parameters: the fraction of the parameters to keep, above 0 and below 1.
         macs: or the fraction of the multiply-accumulates.
+        latency: or the fraction of the time that ``clock`` measures, sought by bisection. Each try
+            is measured in turn with the whole network, so that drift of the machine cancels. What
+            comes out is as exact as the machine is quiet.
         importance: what units are ranked by.
         scope: ``global`` ranks the units of all layers together; ``layer`` removes the same share
             of each layer.
@@ -67,6 +80,8 @@ def prune(
         multiple: of which the channels and features that are left are one, or all that there were;
             many runtimes compute 8 or 16 channels at once, and gain nothing from 9 instead of 16.
         loss: for ``taylor``: returns the loss of a model, of some training samples.
+        clock: for ``latency``: gets the whole network and a smaller one, and returns how long each
+            takes. By default the median time of PyTorch for ``inputs``, as long as both are here.
 
     Returns:
         The largest network that is small enough, in the mode that the model is in.
@@ -83,7 +98,7 @@ def prune(
     >>> prune(net, torch.randn(2, 4), parameters=0.6)[0]
     Linear(in_features=4, out_features=4, bias=True)
     """
-    measure, fraction = _goal(parameters, macs)
+    name, fraction, share, fine = _goal(inputs, parameters, macs, latency, clock)
     _check(model, importance, scope, keep, loss)
     if multiple < 1:
         raise InputError(f"multiple is {multiple}", expected="at least 1")
@@ -96,19 +111,18 @@ def prune(
             + (f", beside {', '.join(keep)}" if keep else ""),
         )
     plan = _Plan(sets, _scores(whole, inputs, sets, importance, loss), scope, multiple)
-    target = fraction * measure(whole, inputs)
-    least = measure(_without(whole, inputs, plan, plan.most), inputs)
-    if least > target:
+    least = share(whole, _without(whole, inputs, plan, plan.most))
+    if least > fraction:
         raise InputError(
-            f"a fraction of {fraction}",
-            expected=f"at least {least / measure(whole, inputs):.3f}, for each layer keeps a unit"
+            f"{name} is to be {fraction:.3g} of what it was",
+            expected=f"at least {least:.3f}, for each layer keeps a unit"
             + (f", and {', '.join(keep)} all" if keep else ""),
             remedy="Keep a larger fraction, or shrink the student: fewer layers.",
         )
     few, many = 0, plan.most  # how many to remove: too few, and enough
-    while many - few > 1:
+    while many - few > max(1, plan.most // fine):
         middle = (few + many) // 2
-        small = measure(_without(whole, inputs, plan, middle), inputs) <= target
+        small = share(whole, _without(whole, inputs, plan, middle)) <= fraction
         few, many = (few, middle) if small else (middle, many)
     return _as_it_was(_without(whole, inputs, plan, many), model)
 
@@ -179,20 +193,48 @@ class _Plan:
 
 
 def _goal(
-    parameters: float | None, macs: float | None
-) -> tuple[Callable[[nn.Module, Any], float], float]:
-    """Return what is to become smaller, and the fraction of it to keep."""
-    given = {name: f for name, f in (("parameters", parameters), ("macs", macs)) if f is not None}
+    inputs: Any,
+    parameters: float | None,
+    macs: float | None,
+    latency: float | None,
+    clock: Clock | None,
+) -> tuple[str, float, _Share, int]:
+    """Return what is to shrink, to what, how that is measured, and how finely it is sought."""
+    goals = {"parameters": parameters, "macs": macs, "latency": latency}
+    given = {name: fraction for name, fraction in goals.items() if fraction is not None}
     if len(given) != 1:
         raise InputError(
-            f"pruning to {' and '.join(given) or 'nothing'}", expected="parameters or macs"
+            f"pruning to {' and '.join(given) or 'nothing'}",
+            expected="parameters, macs or latency",
         )
     ((name, fraction),) = given.items()
     if not 0 < fraction < 1:
         raise InputError(f"{name} is {fraction}", expected="a fraction above 0 and below 1")
-    if name == "macs":
-        return lambda model, inputs: float(models.macs(model, inputs)[0] or 0), fraction
-    return lambda model, _: float(sum(p.numel() for p in model.parameters())), fraction
+    if name == "latency":
+        timed = clock or _clock(inputs)
+
+        def faster(whole: nn.Module, smaller: nn.Module) -> float:
+            before, after = timed(whole, smaller)
+            return after / before
+
+        return name, fraction, faster, _FINE
+
+    def measure(model: nn.Module) -> float:
+        if name == "macs":
+            return float(models.macs(model, inputs)[0] or 0)
+        return float(sum(p.numel() for p in model.parameters()))
+
+    return name, fraction, lambda whole, smaller: measure(smaller) / measure(whole), sys.maxsize
+
+
+def _clock(inputs: Any) -> Clock:
+    """Return what times networks in PyTorch."""
+
+    def clock(whole: nn.Module, smaller: nn.Module) -> tuple[float, float]:
+        found = timings({"whole": whole, "smaller": smaller}, inputs, seconds=_SECONDS)
+        return found["whole"].p50_ms, found["smaller"].p50_ms
+
+    return clock
 
 
 def _check(

@@ -1,7 +1,8 @@
 """ONNX files with weights of 8 or 4 bits, through ONNX Runtime.
 
 A number x is kept as a small integer q = clip(round(x/s) + z), and stands for s·(q − z). Weights
-have a scale s for each output channel, and z = 0; activations have one for each tensor.
+have a scale s for each output channel, embeddings for each row, both z = 0; activations have one
+for each tensor. Embeddings have 8 bits in all files.
 
 Letters: B samples.
 """
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from limbeck.compress import graphs
 from limbeck.compress.calibrate import checked
+from limbeck.compress.tables import rounded, tables
 from limbeck.errors import InputError, unknown
 from limbeck.files import atomically
 from limbeck.imports import needed
@@ -121,8 +123,8 @@ def dynamic(source: str | Path, target: str | Path, *, keep: Sequence[str] = ())
     """Write a file with weights of 8 bits, where the range of activations is found as it runs.
 
     For Transformers and recurrent networks, whose time goes into large matrix products: no samples
-    are needed, and ranges fit each input. Embeddings become integers too. In convolutional
-    networks looking for ranges costs more than it saves: use :func:`static`.
+    are needed, and ranges fit each input. In convolutional networks looking for ranges costs more
+    than it saves: use :func:`static`.
 
     Args:
         source: a float ONNX file.
@@ -140,10 +142,13 @@ def dynamic(source: str | Path, target: str | Path, *, keep: Sequence[str] = ())
         lambda draft: quantization.quantize_dynamic(
             model,
             draft,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather", "LSTM"],
+            op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[node.name for node in kept.values()],
+            # ONNX Runtime turns each Gemm into a MatMul first, under another name.
+            nodes_to_exclude=[
+                n for node in kept.values() for n in (node.name, f"{node.name}_MatMul")
+            ],
             extra_options={"MatMulConstBOnly": True},
         ),
     )
@@ -155,7 +160,7 @@ def weights_only(
     """Write a file in which the weights of matrix products are integers, in blocks of 32.
 
     For large Transformers, whose time goes into reading weights: activations stay floats, so that
-    little is lost. Convolutions and embeddings stay as they are.
+    little is lost. Convolutions stay as they are.
 
     Args:
         source: a float ONNX file.
@@ -189,16 +194,17 @@ def weights_only(
 
 
 def _parted(model: Any, keep: Sequence[str], source: str | Path) -> tuple[dict[str, Any], ...]:
-    """Return a file's layers, and those of them that stay as they are."""
-    found = graphs.layers(model)
-    kept = graphs.named(found, keep)
-    if not found.keys() - kept.keys():
+    """Round a file's tables, and return its layers, and those of them that stay as they are."""
+    found, embeddings = graphs.layers(model), tables(model)
+    kept = graphs.named(found | embeddings, keep)
+    if not (found | embeddings).keys() - kept.keys():
         raise InputError(
             f"{Path(source).name} has no layer to quantize"
             + (f" beside {', '.join(kept)}" if kept else ""),
-            expected=f"operators with weights: {', '.join(graphs.LAYERS)}",
+            expected=f"operators with weights: {', '.join(graphs.LAYERS)}, or embeddings",
         )
-    return found, kept
+    rounded(model, keep=kept.keys() & embeddings.keys())
+    return found, {name: node for name, node in kept.items() if name in found}
 
 
 def _overrides(model: Any, found: Mapping[str, Any], learnt: Ranges) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _ATTENTION = (
     ("q_proj", "k_proj", "v_proj"),
     ("q_lin", "k_lin", "v_lin"),
 )
+_FUSED = "qkv"  # one layer that makes all three, one after another
 _HEAD_WIDTHS = ("head_dim", "attention_head_size")
 _CLOSE = 1e-3
 
@@ -38,7 +39,8 @@ class Coupled:
 
     Attributes:
         layer: path of the module whose outputs the units are.
-        units: of each unit, its places among these outputs: one of a channel, several of a head.
+        units: of each unit, its places among these outputs: one of a channel, several of a head
+            (in each of three parts, where queries, keys and values are one layer).
     """
 
     layer: str
@@ -111,7 +113,8 @@ def coupled(model: nn.Module, inputs: Any, keep: tuple[str, ...] = ()) -> list[C
         if any(_within(each, kept) for each in reached for kept in keep):
             continue
         width = max((heads.get(each, 1) for each in reached), default=1)
-        candidate = Coupled(name, _units(model.get_submodule(name), width))
+        thirds = 3 if name.rpartition(".")[2] == _FUSED and name in heads else 1
+        candidate = Coupled(name, _units(model.get_submodule(name), width, thirds))
         if len(candidate.units) > 1 and _holds(model, inputs, candidate):
             sets.append(candidate)
     order = {name: place for place, name in enumerate(names.values())}
@@ -121,8 +124,8 @@ def coupled(model: nn.Module, inputs: Any, keep: tuple[str, ...] = ()) -> list[C
 def head_width(model: nn.Module) -> dict[str, int]:
     """Return the features of a head, by the paths of the layers that make queries, keys, values.
 
-    Known are modules with three linear layers of these names and of one size, which say how wide
-    a head is.
+    Known are modules with three linear layers of these names and of one size, or one layer
+    ``qkv``, which say how wide a head is.
 
     >>> from limbeck.students import zoo
     >>> head_width(zoo.build("transformer", vocab=10, width=8, depth=1, heads=2, classes=2))
@@ -137,16 +140,23 @@ def head_width(model: nn.Module) -> dict[str, int]:
             sizes = {each.out_features for each in layers if isinstance(each, nn.Linear)}
             if width and len(sizes) == 1 and all(isinstance(each, nn.Linear) for each in layers):
                 known |= {f"{name}.{each}" if name else each: width for each in trio}
+        fused = parts.get(_FUSED)
+        if width and isinstance(fused, nn.Linear) and fused.out_features % (3 * width) == 0:
+            known[f"{name}.{_FUSED}" if name else _FUSED] = width
     return known
 
 
-def _units(layer: nn.Module, width: int) -> tuple[tuple[int, ...], ...]:
+def _units(layer: nn.Module, width: int, parts: int) -> tuple[tuple[int, ...], ...]:
     """Return a layer's units: channels; heads; or a channel of each of a convolution's groups."""
     size = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     assert isinstance(size, int)
     groups = getattr(layer, "groups", 1)
     if width > 1:
-        return tuple(tuple(range(at, at + width)) for at in range(0, size, width))
+        part = size // parts
+        return tuple(
+            tuple(start + n for start in range(0, size, part) for n in range(at, at + width))
+            for at in range(0, part, width)
+        )
     each = size if groups == size else size // groups
     return tuple(tuple(range(at, size, each)) for at in range(each))
 

@@ -21,7 +21,7 @@ from limbeck.data.tokens import Tokenizer
 from limbeck.data.waves import Waves
 from limbeck.errors import unknown
 
-__all__ = ["Answering", "Reader", "Writer", "load"]
+__all__ = ["Answering", "Reader", "Spanning", "Writer", "load"]
 
 
 @runtime_checkable
@@ -41,6 +41,14 @@ class Answering(Protocol):
 
     def answered(self, answers: Tensor, /) -> Tensor:
         """Return a model's answers, (B, K), as users want them."""
+
+
+@runtime_checkable
+class Spanning(Protocol):
+    """A reader of texts that can say from where in a text each of its tokens comes."""
+
+    def spans(self, text: str, /) -> list[tuple[int, int]]:
+        """Return the first character of each token and the one after the last, in their order."""
 
 
 @runtime_checkable

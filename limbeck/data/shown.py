@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Show", "Showing", "Shown", "heard", "portrayed", "shown"]
+__all__ = ["Show", "Showing", "Shown", "data_uri", "heard", "is_picture", "portrayed", "shown"]
 
 Shown = dict[str, str]
 Show = Callable[[int], Shown]
@@ -68,11 +68,11 @@ def portrayed(inputs: Any) -> Shown:
         return {"kind": "text", "text": "; ".join(parts)}
     if not isinstance(inputs, Tensor):
         return {"kind": "text", "text": str(inputs)[:400]}
-    if _is_picture(inputs):
+    if is_picture(inputs):
         height, width = inputs.shape[1:]
         told = f"a picture of {width}×{height}"
         return {"kind": "picture", "src": _data_uri(inputs), "text": told}
-    if inputs.ndim == 4 and _is_picture(strip := torch.cat([*inputs], dim=2)):
+    if inputs.ndim == 4 and is_picture(strip := torch.cat([*inputs], dim=2)):
         told = f"{len(inputs)} pictures of {inputs.shape[3]}×{inputs.shape[2]}"
         return {"kind": "picture", "src": _data_uri(strip), "text": told}
     numbers = inputs.flatten()[:_MOST_NUMBERS].tolist()
@@ -123,7 +123,8 @@ def _waveform(values: np.ndarray) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}"
 
 
-def _is_picture(inputs: Tensor) -> bool:
+def is_picture(inputs: Tensor) -> bool:
+    """Return whether the inputs of one sample can be shown as a picture, as they are."""
     if inputs.ndim != 3 or inputs.shape[0] not in (1, 3) or not inputs.numel():
         return False
     if inputs[0].numel() > _MOST_PIXELS:
@@ -134,10 +135,15 @@ def _is_picture(inputs: Tensor) -> bool:
     )
 
 
+def data_uri(image: Image.Image) -> str:
+    """Return a picture as a PNG within a URI."""
+    file = io.BytesIO()
+    image.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 def _data_uri(pixels: Tensor) -> str:
     """Return pixels (C, H, W) as a PNG within a URI."""
     whole = pixels if pixels.dtype == torch.uint8 else (pixels.float() * 255).round().byte()
     array = whole.cpu().permute(1, 2, 0).contiguous().numpy()
-    file = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))

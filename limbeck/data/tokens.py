@@ -160,6 +160,14 @@ class Tokenizer:
         found: list[str] = self.model.decode_batch([list(row) for row in rows])
         return [text.strip() for text in found]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return from where to where in a text each of its tokens comes; special ones from nowhere.
+
+        >>> Tokenizer.train(["a fine film", "a dull film"], "words").spans("A dull  film")
+        [(0, 1), (2, 6), (8, 12)]
+        """
+        return [(int(start), int(end)) for start, end in self.model.encode(text).offsets]
+
     @property
     def start(self) -> int | None:
         """The token before the first one of a text that a model writes, if there is one."""

@@ -5,6 +5,7 @@ Letters: N recordings, S values of a recording, B recordings in a batch.
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from limbeck.data.shown import Shown, heard
 from limbeck.errors import InputError
 from limbeck.imports import needed
 
-__all__ = ["Recordings", "Waves", "decoded", "jagged", "resampled"]
+__all__ = ["Recordings", "Waves", "decoded", "jagged", "levelled", "resampled"]
 
 _NAMES = ("waveform", "mask")
 _LARGEST = 32768  # of 16 bits, what stands for 1.0
@@ -78,6 +79,27 @@ def resampled(values: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return found
 
 
+def levelled(values: np.ndarray, rate: int, loudness: float) -> np.ndarray:
+    """Return a recording (S,) of 16-bit numbers whose loud parts are as loud as all others'.
+
+    They are measured by the root mean square over 25 ms that a tenth of the recording exceeds.
+    Silence stays as it is, and what becomes too large is cut off.
+
+    Args:
+        values: (S,).
+        rate: in Hz.
+        loudness: wanted, in decibels; 0 is the largest number.
+
+    >>> levelled(np.array([100, -100] * 800, np.int16), 8000, -20.0)[:2].tolist()
+    [3277, -3277]
+    """
+    window = max(round(rate / 40), 1)
+    power = np.convolve(values.astype(np.float64) ** 2, np.ones(window) / window, "same")
+    loud = float(np.sqrt(np.quantile(power, 0.9)))
+    gain = 10 ** (loudness / 20) * 32768 / loud if loud else 1.0
+    return np.clip(np.rint(values * gain), -32768, 32767).astype(np.int16)
+
+
 def jagged(recordings: Sequence[np.ndarray], rate: int) -> Jagged:
     """Return recordings as a field of :class:`limbeck.data.Arrays`.
 
@@ -100,6 +122,8 @@ class Waves:
 
     Attributes:
         rate: at which they hear, in Hz.
+        loudness: to which each recording is brought, in decibels, as :func:`levelled` does; by
+            default it is heard as loud as it is.
 
     >>> heard = Waves(8000)([np.zeros(3), np.zeros(2)])
     >>> heard["waveform"].shape, heard["mask"].tolist()
@@ -107,6 +131,7 @@ class Waves:
     """
 
     rate: int
+    loudness: float | None = None
 
     def __call__(self, raw: Sequence[Any]) -> dict[str, Tensor]:
         """Return (B, S) int16 and (B, S) int64.
@@ -128,9 +153,18 @@ class Waves:
     def script(self) -> Lines:
         """Return how WAV files of 16 bits at this rate are read without Limbeck."""
         usage, told = "SOUND.wav ...", f"WAV files of 16 bits, at {self.rate} Hz"
-        return Lines("import wave", usage, told, _SCRIPT.replace("RATE", str(self.rate)))
+        lines = _SCRIPT.replace("RATE", str(self.rate))
+        if self.loudness is not None:
+            level = f"levelled(heard(file), {self.rate}, {self.loudness!r}) for"
+            lines = lines.replace("heard(file) for", level)
+            lines = f"{inspect.getsource(levelled)}\n\n{lines}"
+        return Lines("import wave", usage, told, lines)
 
     def _values(self, found: Any) -> np.ndarray:
+        values = self._as_they_are(found)
+        return values if self.loudness is None else levelled(values, self.rate, self.loudness)
+
+    def _as_they_are(self, found: Any) -> np.ndarray:
         if isinstance(found, str | Path | bytes):
             values, rate = decoded(Path(found) if isinstance(found, str) else found)
             return resampled(values, rate, self.rate)
@@ -144,12 +178,13 @@ class Waves:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Return what :meth:`read` needs to know; no file is needed."""
-        return {"kind": "speech", "rate": self.rate}
+        level = {} if self.loudness is None else {"loudness": self.loudness}
+        return {"kind": "speech", "rate": self.rate, **level}
 
     @classmethod
     def read(cls, folder: Path, facts: Mapping[str, Any]) -> Waves:
         """Return the reader that :meth:`save` told of."""
-        return cls(int(facts["rate"]))
+        return cls(int(facts["rate"]), facts.get("loudness"))
 
 
 @final

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from limbeck.data.samples import Batch, cut
-from limbeck.distill.suiting import check_losses
+from limbeck.distill.suiting import check_losses, taught
 from limbeck.errors import InputError
 from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import at_rest, call, logits_of, macs
@@ -105,6 +105,7 @@ class Distiller(nn.Module):
         self._aside: tuple[Knowing | None, Callable[..., Any]] = (knows, student)
         self.student = student
         self.task = task
+        self._taught = taught(task, chosen.matches)
         self.method = chosen
         self.preprocess = preprocess
         self.progress = 0.0
@@ -152,7 +153,7 @@ class Distiller(nn.Module):
         own, theirs = self._dry_run(shown)
         self.task.check_logits(own.logits, "student")
         if theirs is not None and "logits" in theirs.tensors:
-            self.task.check_logits(theirs.logits, "teacher")
+            (self._taught or self.task).check_logits(theirs.logits, "teacher")
         if not self.alignments:
             made = [self._alignment(match, own, theirs) for match in self.method.matches]
             self.alignments = nn.ModuleList(made).to(own.logits.device)
@@ -254,12 +255,11 @@ class Distiller(nn.Module):
         weight = value_at(1.0 if label is None else label, self.progress)
         if weight or callable(label):
             terms["label"] = (weight, label_loss(self.task, own.logits, batch))
-        context = {
-            "ids": batch.get("id"),
-            "targets": self.task.targets(batch),
-            "mask": own.mask,
-            "progress": self.progress,
-        }
+        context: dict[str, Any] = {name: batch.get(name) for name in ("likelihood", "written")}
+        context |= {"ids": batch.get("id"), "targets": self.task.targets(batch)}
+        context |= {"mask": own.mask, "progress": self.progress}
+        if self._taught is not None:
+            context["teacher_mask"] = self._taught.mask(self._taught.named(batch))
         parts = zip(self.method.matches, self.alignments, self._made, strict=True)
         for match, alignment, loss in parts:
             seen = everything if match.views else (own, theirs)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from limbeck.data.samples import cut
 from limbeck.errors import InputError
-from limbeck.evaluate.cost import Timing, peak_memory, timings
+from limbeck.evaluate.cost import Timing, peak_memory, spending, timings
+from limbeck.evaluate.energy import Energy
 from limbeck.evaluate.runtimes import Network, Runner
 from limbeck.students.build import tensors
 
@@ -53,8 +54,9 @@ def bench(contenders: Mapping[str, Contender], *, seconds: float = 2.0) -> dict[
     Returns:
         For each, JSON-like: ``runtime``, ``threads``, ``inputs``, ``parameters``, ``size_bytes``,
         ``zipped_bytes`` (deflated), ``latency_ms`` of one sample and ``batch_ms`` of B (``p50`` and
-        ``p95``), ``batch``, ``throughput_per_s`` and ``peak_memory_bytes`` for such a batch. What
-        is not known, or cannot be measured in a runtime, is ``None``.
+        ``p95``), ``batch``, ``throughput_per_s``, ``peak_memory_bytes`` for such a batch, and
+        ``energy_j`` for one sample in it (``value`` and ``source``, measured or estimated). What is
+        not known, or cannot be measured in a runtime, is ``None``.
     """
     with torch.inference_mode():
         given = {
@@ -66,8 +68,13 @@ def bench(contenders: Mapping[str, Contender], *, seconds: float = 2.0) -> dict[
         timings(calls, None, own={name: sizes[n] for name, sizes in given.items()}, seconds=seconds)
         for n in (0, 1)
     )
+    spent = spending(
+        {name: one.runner for name, one in contenders.items()},
+        {name: sizes[1][0] for name, sizes in given.items()},
+        seconds=seconds,
+    )
     return {
-        name: _told(one, given[name][1][0], single[name], many[name])
+        name: _told(one, given[name][1][0], single[name], many[name], spent[name])
         for name, one in contenders.items()
     }
 
@@ -105,7 +112,9 @@ def _drawn(takes: Mapping[str, Any], batch: int, draws: torch.Generator) -> Tens
     return torch.randint(int(low), int(high) + 1, shape, generator=draws).to(kind)
 
 
-def _told(one: Contender, inputs: Any, single: Timing, many: Timing) -> dict[str, Any]:
+def _told(
+    one: Contender, inputs: Any, single: Timing, many: Timing, spent: Energy | None
+) -> dict[str, Any]:
     size, runner = one.runner.size(), one.runner
     return {
         "runtime": runner.runtime,
@@ -121,6 +130,7 @@ def _told(one: Contender, inputs: Any, single: Timing, many: Timing) -> dict[str
         "peak_memory_bytes": peak_memory(runner.model, inputs)
         if isinstance(runner, Network)
         else None,
+        "energy_j": None if spent is None else spent.as_json(),
     }
 
 

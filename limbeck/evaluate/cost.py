@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from limbeck.data.samples import cut
-from limbeck.evaluate.runtimes import Network, Runner, size_bytes
+from limbeck.evaluate.energy import Energy, energies, meter
+from limbeck.evaluate.runtimes import Network, Runner, device_of, size_bytes
 from limbeck.knowledge.model import call, macs
 
-__all__ = ["Cost", "Timing", "costs", "peak_memory", "size_bytes", "timings"]
+__all__ = ["Cost", "Timing", "costs", "peak_memory", "size_bytes", "spending", "timings"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Cost:
         throughput_batch: B for that.
         peak_memory_bytes: weights, input and the most intermediate results alive at once, for that
             batch; on a GPU what its allocator reports; of PyTorch's models.
-        energy_j: joules per sample, with the source of the number; not measured here.
+        energy_j: joules for one sample, in such batches: ``value``, and ``source``, which begins
+            with ``measured:`` or ``estimated:``; ``None`` if nothing is known.
         threads: how many the processor used.
         device: where it was measured.
         runtime: what ran it, with its version.
@@ -76,7 +78,7 @@ class Cost:
     throughput_per_s: float
     throughput_batch: int
     peak_memory_bytes: int | None
-    energy_j: None
+    energy_j: Mapping[str, Any] | None
     threads: int | None
     device: str
     runtime: str
@@ -99,7 +101,8 @@ def costs(
         models: by name; modules are left in eval mode, others run in their own runtime.
         inputs: what a model is called with, B samples; the latency is that of the first alone.
         own: other inputs, by model, for those that are called with something else.
-        seconds: about how long to time for each model and batch size.
+        seconds: about how long to time for each model and batch size; a quarter of that is added
+            for energy.
 
     >>> found = costs({"a": nn.Linear(4, 2)}, torch.zeros(8, 4), seconds=0.01)["a"]
     >>> found.parameters, found.macs, found.macs_coverage
@@ -118,10 +121,32 @@ def costs(
     calls = {name: runner.run for name, runner in runners.items()}
     single = timings(calls, None, own=ones, seconds=seconds)
     many = timings(calls, None, own=whole, seconds=seconds)
+    spent = spending(runners, {name: inputs[0] for name, inputs in whole.items()}, seconds=seconds)
     return {
-        name: _cost(runner, whole[name][0], ones[name][0], single[name], many[name])
+        name: _cost(runner, whole[name][0], ones[name][0], single[name], many[name], spent[name])
         for name, runner in runners.items()
     }
+
+
+def spending(
+    runners: Mapping[str, Runner], inputs: Mapping[str, Any], *, seconds: float
+) -> dict[str, Energy | None]:
+    """Return the energy for one sample of each model, measured or estimated, in turn.
+
+    Args:
+        runners: by name.
+        inputs: of each, prepared, B samples.
+        seconds: for which each was timed; energy takes a quarter of that.
+    """
+    places = {name: device_of(runner) for name, runner in runners.items()}
+    known = {place: meter(place) for place in set(places.values()) if place is not None}
+    return energies(
+        {name: runner.run for name, runner in runners.items()},
+        {name: (given,) for name, given in inputs.items()},
+        {name: None if place is None else known[place] for name, place in places.items()},
+        {name: _count(given) for name, given in inputs.items()},
+        seconds=seconds / 4,
+    )
 
 
 @torch.inference_mode()
@@ -213,11 +238,13 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def _cost(runner: Runner, inputs: Any, one: Any, single: Timing, many: Timing) -> Cost:
+def _cost(
+    runner: Runner, inputs: Any, one: Any, single: Timing, many: Timing, spent: Energy | None
+) -> Cost:
     size, device = runner.size(), "cpu"
     counted = coverage = peak = None
     if isinstance(runner, Network):
-        device = str(next((p.device for p in runner.model.parameters()), "cpu"))
+        device = str(device_of(runner))
         counted, coverage = macs(runner.model, one)
         peak = peak_memory(runner.model, inputs)
     return Cost(
@@ -229,7 +256,7 @@ def _cost(runner: Runner, inputs: Any, one: Any, single: Timing, many: Timing) -
         throughput_per_s=many.throughput_per_s,
         throughput_batch=many.batch_size,
         peak_memory_bytes=peak,
-        energy_j=None,
+        energy_j=None if spent is None else spent.as_json(),
         threads=runner.threads,
         device=device,
         runtime=runner.runtime,

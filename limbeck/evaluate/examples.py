@@ -5,7 +5,7 @@ Letters: B samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +24,9 @@ _GROUPS = {
     (None, None): "They differ",
 }
 _PICKED = "Chosen by chance"
+_FURTHER = "More on which they differ"
 _MOST_PER_BATCH = 32
+_PER_BUCKET = 3
 
 
 class Differing:
@@ -36,6 +38,8 @@ class Differing:
         pair: whose answers are compared, the teacher's first.
         most: how many samples are kept of each kind: the one right, the other, or neither.
         chance: how many are kept besides, chosen by a hash of their ids, whatever the answers are.
+        bucket: a number for each sample of a batch, (B,); of each number some samples are kept
+            besides, so that more can be asked for in the end.
 
     >>> import torch
     >>> from limbeck.data import Arrays
@@ -56,12 +60,14 @@ class Differing:
         pair: tuple[str, str] = ("teacher", "student"),
         most: int = 6,
         chance: int = 0,
+        bucket: Callable[[Batch, Mapping[str, Tensor]], Tensor] | None = None,
     ) -> None:
         self.task, self.samples, self.pair, self.most = task, samples, pair, most
-        self.chance = chance
+        self.chance, self.bucket = chance, bucket
         self.differing = self.all = 0
         self._picked: list[tuple[int, dict[str, Any]]] = []
         self._kept: dict[tuple[bool | None, bool | None], list[dict[str, Any]]] = {}
+        self._further: dict[int, list[dict[str, Any]]] = {}
 
     def update(self, batch: Batch, said: Mapping[str, Tensor]) -> None:
         """Look at one batch.
@@ -79,23 +85,56 @@ class Differing:
                 self._keep(distance, row, batch, said)
         if self.chance and "id" in batch:
             self._pick(apart, batch, said)
+        if self.bucket is not None and "id" in batch:
+            self._keep_further(apart, self.bucket(batch, said), batch, said)
 
-    def compute(self) -> dict[str, Any]:
-        """Return what a page shows, JSON-like; the samples that are farthest apart first."""
-        groups = []
-        kinds = {title: self._kept.get(kind) for kind, title in _GROUPS.items()}
-        for title, kept in {_PICKED: [entry for _, entry in self._picked], **kinds}.items():
+    def compute(
+        self, choose: Callable[[Sequence[int]], Sequence[int]] | None = None
+    ) -> dict[str, Any]:
+        """Return what a page shows, JSON-like; the samples that are farthest apart first.
+
+        Args:
+            choose: which of the ids of further samples are to be shown too, in a group of their
+                own that is marked ``further``.
+        """
+        kinds = {title: self._kept.get(kind, []) for kind, title in _GROUPS.items()}
+        found = {_PICKED: [entry for _, entry in self._picked], **kinds}
+        if choose is not None:
+            found[_FURTHER] = self._chosen(choose)
+        groups: list[dict[str, Any]] = []
+        for title, kept in found.items():
             if kept:
                 samples = [e | {"shown": shown(self.samples, e["id"])} for e in kept]
                 groups.append({"title": title, "samples": samples})
+                groups[-1] |= {"further": True} if title == _FURTHER else {}
         return {"differing": self.differing, "of": self.all, "groups": groups}
+
+    def _chosen(self, choose: Callable[[Sequence[int]], Sequence[int]]) -> list[dict[str, Any]]:
+        """Return further samples in the order in which they are wanted."""
+        shown = [entry for kept in self._kept.values() for entry in kept]
+        known = {entry["id"] for entry in shown}
+        more = [e for kept in self._further.values() for e in kept if e["id"] not in known]
+        entries = {entry["id"]: entry for entry in [*shown, *sorted(more, key=_farthest)]}
+        return [entries[number] for number in choose(list(entries)) if number not in known]
 
     def _keep(self, distance: float, row: int, batch: Batch, said: Mapping[str, Tensor]) -> None:
         entry = self._entry(distance, row, batch, said)
         rights = [entry["answers"][name].get("right") for name in self.pair]
         kind = (rights[0], rights[1]) if None not in rights else (None, None)
         kept = [*self._kept.get(kind, []), entry]
-        self._kept[kind] = sorted(kept, key=lambda each: -each["apart"])[: self.most]
+        self._kept[kind] = sorted(kept, key=_farthest)[: self.most]
+
+    def _keep_further(
+        self, apart: Tensor, buckets: Tensor, batch: Batch, said: Mapping[str, Tensor]
+    ) -> None:
+        """Keep of each bucket the samples that are the farthest apart."""
+        for bucket in buckets[apart > 0].unique().tolist():
+            inside = apart * (buckets == bucket)
+            best = inside.topk(min(_PER_BUCKET, int((inside > 0).sum())))
+            new = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            kept = [self._entry(distance, row, batch, said) for distance, row in new]
+            both = [*self._further.get(bucket, []), *kept]
+            self._further[bucket] = sorted(both, key=_farthest)[:_PER_BUCKET]
 
     def _pick(self, apart: Tensor, batch: Batch, said: Mapping[str, Tensor]) -> None:
         """Keep the samples whose hashes are the smallest of all so far."""
@@ -120,3 +159,7 @@ class Differing:
             for name, answer in said.items():
                 answers[name] = answers[name] | {"drawn": self.task.drawn(answer, batch, row)}
         return entry
+
+
+def _farthest(entry: Mapping[str, Any]) -> float:
+    return -float(entry["apart"])

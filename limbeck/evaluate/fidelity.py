@@ -5,6 +5,9 @@ Letters: B samples, T tokens, C classes.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +21,8 @@ class Fidelity(Metric):
 
     :meth:`result` gives ``agreement``, the share of samples (or tokens) for which both have the
     same most likely class, and ``kl``, the mean KL(reference ‖ model) in nats at temperature 1
-    (Stanton et al. 2021, arXiv:2106.05945, measure fidelity so).
+    (Stanton et al. 2021, arXiv:2106.05945, measure fidelity so); ``None`` where a divergence of two
+    answers is NaN, which says that they have none.
 
     >>> same = Fidelity()
     >>> same.update(*alike(torch.eye(2), torch.eye(2)))
@@ -42,10 +46,11 @@ class Fidelity(Metric):
         """Return the count, the number of agreements and the summed divergence."""
         return self.sums
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> dict[str, Any]:
         """Return both measures by name."""
         count, agreements, divergence = self.compute().tolist()
-        return {"agreement": agreements / count, "kl": divergence / count}
+        known = not math.isnan(divergence)
+        return {"agreement": agreements / count, "kl": divergence / count if known else None}
 
 
 def alike(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

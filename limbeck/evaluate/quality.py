@@ -28,11 +28,12 @@ class Measured:
 
     Attributes:
         quality: the task's metrics and details.
-        fidelity: ``agreement`` and ``kl`` with the reference; empty without one.
+        fidelity: ``agreement`` and ``kl`` with the reference; empty without one. A divergence that
+            two answers do not have is ``None``.
     """
 
     quality: Quality
-    fidelity: Mapping[str, float]
+    fidelity: Mapping[str, Any]
 
 
 @contextmanager

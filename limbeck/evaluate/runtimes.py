@@ -35,6 +35,7 @@ __all__ = [
     "Network",
     "OnnxFile",
     "Runner",
+    "device_of",
     "disk_size",
     "executorch",
     "logits_from",
@@ -261,6 +262,14 @@ _KINDS: dict[str, Callable[[Path], Runner]] = {
     ".pt2": ProgramFile,
     ".pte": ExecuTorchFile,
 }
+
+
+def device_of(runner: Runner) -> torch.device | None:
+    """Return where a model computes; ``None`` for what runs elsewhere, or nobody knows where."""
+    if isinstance(runner, Network):
+        return next((weight.device for weight in runner.model.parameters()), torch.device("cpu"))
+    here = isinstance(runner, (OnnxFile, ProgramFile, ExecuTorchFile, PretrainedFolder))
+    return torch.device("cpu") if here else None
 
 
 def executorch(part: str) -> Any:

@@ -108,7 +108,8 @@ def _worth(report: Mapping[str, Any] | None) -> str:
     if report is None:
         return "## Quality and cost\n\nNot measured yet on test samples: `limbeck run` does it."
     metrics = list(dict.fromkeys(m for one in report["models"].values() for m in one["quality"]))
-    heading = [*metrics, "agreement with the teacher", "latency, ms", "per second", "size"]
+    heading = [*metrics, "agreement with the teacher", "latency, ms", "per second"]
+    heading += ["energy, J", "size"]
     rows = [
         f"| | {' | '.join(one.replace('_', ' ') for one in heading)} |",
         f"| --- {'| ---: ' * len(heading)}|",
@@ -119,6 +120,7 @@ def _worth(report: Mapping[str, Any] | None) -> str:
         cells.append(_number(one["fidelity"].get("agreement"), ".4f"))
         cells.append(_number(cost["latency_ms"]["p50"], ".3g"))
         cells.append(_number(cost["throughput_per_s"], ",.0f"))
+        cells.append(_number((cost["energy_j"] or {}).get("value"), ".3g"))
         cells.append(_size(cost["size_bytes"]))
         rows.append(f"| {name} | {' | '.join(cells)} |")
     where, batch = report["environment"], report["models"]["student"]["cost"]["throughput_batch"]
@@ -130,13 +132,20 @@ def _worth(report: Mapping[str, Any] | None) -> str:
             f"{_count(len(report['seeds']), 'seed')}, files from the best one. The control is the "
             "student's network, trained without a teacher. Median latency of one sample, "
             f"throughput in batches of {batch}, on {where['processor']}, "
-            f"{_count(where['threads'], 'thread')}.",
+            f"{_count(where['threads'], 'thread')}.{_energy(report)}",
             "",
             *rows,
             "",
             str(report["verdict"]),
         ]
     )
+
+
+def _energy(report: Mapping[str, Any]) -> str:
+    """Return how the energy of one sample was found, as a further sentence."""
+    found = [one["cost"]["energy_j"] for one in report["models"].values()]
+    sources = dict.fromkeys(each["source"] for each in found if each)
+    return f" Energy of one sample in such batches, {'; '.join(sources)}." if sources else ""
 
 
 def _license(facts: Mapping[str, Any]) -> str:

@@ -18,17 +18,19 @@ class Format:
     Attributes:
         suffix: at the end of a file's (or a folder's) name.
         write: gets the network, its signature, the path, facts for the metadata, and options.
+        whole: whether a network must be as its library builds it, so that none can be pruned.
     """
 
     suffix: str
     write: Callable[..., None]
+    whole: bool = False
 
 
 _FORMATS: Mapping[str, Format] = {
     "onnx": Format(".onnx", onnx.write),
     "program": Format(".pt2", program.write),
     "executorch": Format(".pte", executorch.write),
-    "huggingface": Format("-huggingface", huggingface.write),
+    "huggingface": Format("-huggingface", huggingface.write, whole=True),
 }
 
 

@@ -15,6 +15,7 @@ from limbeck._version import __version__
 from limbeck.errors import InputError
 from limbeck.evaluate.runtimes import FACTS
 from limbeck.export.capture import captured, quietly
+from limbeck.export.operators import translations
 from limbeck.export.whole import Signature
 from limbeck.imports import needed
 
@@ -59,6 +60,7 @@ def write(
                 output_names=["logits"],
                 opset_version=version,
                 verbose=False,
+                custom_translation_table=translations(),
             )
     except Exception as error:  # the exporter raises whatever its parts raise
         raise _refusal(error, path.name, version) from error

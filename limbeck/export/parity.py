@@ -45,17 +45,25 @@ class Parity:
     network: float
     file: float
 
-    def require(self, tolerance: float, name: str) -> None:
+    def require(self, tolerance: float, name: str, *, on_average: bool = False) -> None:
         """Refuse a file whose logits differ by more than a share of the largest.
+
+        Args:
+            tolerance: that share.
+            name: of the file.
+            on_average: judge the mean of all differences in the place of the largest one. Of
+                integers single logits may be far off where everything else is right.
 
         Raises:
             InputError: they do, or are no numbers.
         """
-        if self.largest <= tolerance * self.scale:
+        apart = self.mean if on_average else self.largest
+        if apart <= tolerance * self.scale:
             return
+        most = "on average by" if on_average else "by up to"
         raise InputError(
             f"{name} answers otherwise than its network: on {self.samples:,} validation samples "
-            f"its logits differ by up to {self.largest:.3g}, {self.largest / self.scale:.3g} of "
+            f"its logits differ {most} {apart:.3g}, {apart / self.scale:.3g} of "
             f"the largest ({self.scale:.3g}); {self.agreement:.1%} of the answers are the same",
             expected=f"at most {tolerance:g} of the largest",
             consequence="What runs elsewhere would not be what was measured here; the file was not "

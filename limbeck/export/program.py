@@ -12,6 +12,7 @@ from torch import nn
 
 from limbeck.evaluate.runtimes import FACTS
 from limbeck.export.capture import captured, quietly
+from limbeck.export.operators import refuse_own
 from limbeck.export.whole import Signature
 
 __all__ = ["write"]
@@ -27,8 +28,9 @@ def write(whole: nn.Module, signature: Signature, path: Path, facts: Mapping[str
         facts: JSON-like, kept in the file beside the program.
 
     Raises:
-        InputError: PyTorch cannot follow the network.
+        InputError: PyTorch cannot follow the network, or it has an operator of Limbeck's own.
     """
     program = captured(whole, signature)
+    refuse_own(program, path.name)
     with quietly():
         torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck.errors import InputError
 from limbeck.knowledge.model import call, logits_of
 
-__all__ = ["Signature", "Whole"]
+__all__ = ["Signature", "Whole", "by_name"]
 
 
 @final
@@ -80,7 +80,7 @@ class Signature:
         >>> found.names, found.free, found.example[0].shape
         (('ids',), ({0: 'batch', 1: 'length'},), torch.Size([2, 7]))
         """
-        rows = [_by_name(inputs) for inputs in seen]
+        rows = [by_name(inputs) for inputs in seen]
         for name, part in rows[0].items():
             if not isinstance(part, Tensor) or not part.numel():
                 raise InputError(
@@ -137,7 +137,8 @@ class _ByPlace(nn.Module):
         return self.whole(**dict(zip(self.names, inputs, strict=True)))  # type: ignore[no-any-return]
 
 
-def _by_name(inputs: Any) -> dict[str, Tensor]:
+def by_name(inputs: Any) -> dict[str, Tensor]:
+    """Return a task's inputs by their names; a single one is called ``inputs``."""
     if isinstance(inputs, Mapping):
         return dict(inputs)
     if isinstance(inputs, tuple):

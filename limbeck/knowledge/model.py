@@ -31,6 +31,19 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no weight ask for a gradient: a view of one, without a graph, confuses the counter."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in learning:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
+
+
 def call(model: Callable[..., Any], inputs: Any) -> Any:
     """Call a model with a tensor, a tuple of arguments, or a mapping of named ones.
 
@@ -87,7 +100,7 @@ def macs(model: nn.Module, inputs: Any) -> tuple[int | None, float | None]:
     >>> macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 8, 8))
     (13824, 1.0)
     """
-    with at_rest(model), FlopCounterMode(display=False) as counter:
+    with at_rest(model), _frozen(model), FlopCounterMode(display=False) as counter:
         call(model, inputs)
     counted = counter.get_flop_counts()
     root = type(model).__name__

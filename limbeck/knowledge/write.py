@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limbeck.data.augment import Augmentation
-from limbeck.data.loader import Loader
+from limbeck.data.loader import Loader, by_length
 from limbeck.data.samples import Batch, Samples, as_samples
 from limbeck.errors import InputError, unknown
 from limbeck.knowledge import codec as codecs
@@ -157,27 +159,33 @@ class _Writing:
         name = shard_name(self.segment, view, number)
         if {name, _note(name)} <= self.there:
             return
-        per_shard = self.rows.size // self.loader.batch_size
+        rows = torch.arange(len(self.loader.samples)).split(self.rows.size)[number]
+        # Texts of like length are asked about together, so that little is padded.
+        order = by_length(self.loader.samples, rows) if self.rows.mask is None else rows
+        moved = not order.equal(rows)
+        if moved:
+            batches = replace(self.loader, samples=self.loader.samples.subset(order)).epoch(view)
+        else:
+            per_shard = self.rows.size // self.loader.batch_size
+            batches = islice(self.loader.epoch(view, start=number * per_shard), per_shard)
         parts: dict[str, list[Tensor]] = {}
-        for turn, batch in enumerate(self._batches(view, number * per_shard, per_shard)):
-            first = view == 0 and number == 0 and turn < len(self.ahead)
+        for turn, batch in enumerate(batches):
+            first = view == 0 and number == 0 and not moved and turn < len(self.ahead)
             known = self.ahead[turn] if first else self.rows.ask(batch)
-            for part, rows in self.rows.encode(batch, known).items():
-                parts.setdefault(part, []).append(rows)
+            for part, found in self.rows.encode(batch, known).items():
+                parts.setdefault(part, []).append(found)
         counts = parts.pop(OFFSETS, None)
         self.ahead = []
         with exactly("cpu"):
-            whole = {part: torch.cat(rows) for part, rows in parts.items()}
+            whole = {part: torch.cat(each) for part, each in parts.items()}
+            if moved:
+                whole = {part: each[order.argsort()] for part, each in whole.items()}
             if counts is not None:
                 whole[OFFSETS] = _offsets(torch.cat(counts))
         with self.folder.writing(name) as draft:
             save_file(whole, draft)
             told = stated(draft)
         write_json(self.folder, _note(name), told)
-
-    def _batches(self, view: int, start: int, count: int) -> Iterator[Batch]:
-        batches = self.loader.epoch(view, start=start)
-        return (batch for _, batch in zip(range(count), batches, strict=False))
 
 
 def _finish(folder: Folder, goal: Goal) -> None:

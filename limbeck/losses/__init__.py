@@ -20,7 +20,7 @@ from limbeck.losses.classifiers import class_activation, one_for_all, simkd, sof
 from limbeck.losses.contrast import Contrastive, affinity_mimic, contrastive
 from limbeck.losses.decoupled import dkd, nkd, weighted_soft_label
 from limbeck.losses.dense import FocalGlobal, focal_global, localization, pair_wise, pixel_wise
-from limbeck.losses.detectors import detection
+from limbeck.losses.detectors import detection, set_detection
 from limbeck.losses.divergences import (
     binary_kl,
     jensen_shannon,
@@ -46,6 +46,7 @@ from limbeck.losses.maps import (
     frequency,
     neuron_selectivity,
 )
+from limbeck.losses.policy_gradient import minillm
 from limbeck.losses.predict import (
     MaskedGenerative,
     Review,
@@ -185,6 +186,7 @@ __all__ = [
     "logit_mse",
     "logit_standardized_kl",
     "masked_generative",
+    "minillm",
     "minilm",
     "multi_level_logit",
     "names",
@@ -212,6 +214,7 @@ __all__ = [
     "self_supervised_logits",
     "semantic_calibration",
     "sequence_level",
+    "set_detection",
     "similarity_preserving",
     "simkd",
     "skewed_kl",

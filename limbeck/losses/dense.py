@@ -264,7 +264,7 @@ class FocalGlobal(nn.Module):
     Args:
         student_channels: of the student's maps.
         teacher_channels: of the teacher's.
-        image: (height, width) of the images in pixels.
+        image: (height, width) of the images in pixels; ``None`` to be told them with each batch.
         alpha: weight of objects.
         beta: weight of the background.
         gamma: weight of the attentions' difference.
@@ -283,7 +283,7 @@ class FocalGlobal(nn.Module):
         student_channels: int,
         teacher_channels: int,
         *,
-        image: tuple[int, int],
+        image: tuple[int, int] | None = None,
         alpha: float = 0.001,
         beta: float = 0.0005,
         gamma: float = 0.001,
@@ -297,7 +297,7 @@ class FocalGlobal(nn.Module):
             self.align = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
         self.student_context = _GlobalContext(teacher_channels)
         self.teacher_context = _GlobalContext(teacher_channels)
-        self.image, self.attention = (image[0], image[1]), attention
+        self.image, self.attention = image, attention
         self.weights = {"alpha": alpha, "beta": beta, "gamma": gamma, "relation": relation}
         self.form: Literal["paper", "code"] = form
 
@@ -308,7 +308,7 @@ class FocalGlobal(nn.Module):
         teacher: Tensor,
         setting: Setting,
         *,
-        image: tuple[int, int],
+        image: tuple[int, int] | None = None,
         alpha: float = 0.001,
         beta: float = 0.0005,
         gamma: float = 0.001,
@@ -330,15 +330,35 @@ class FocalGlobal(nn.Module):
         )
 
     def forward(
-        self, student: Tensor, teacher: Tensor, *, targets: Tensor, reduction: Reduction = "mean"
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        *,
+        targets: Tensor,
+        images: Tensor | None = None,
+        reduction: Reduction = "mean",
     ) -> Tensor:
-        """Return the loss of maps (B, C, H, W) and boxes (B, N, 4)."""
+        """Return the loss of maps (B, C, H, W) and boxes (B, N, 4) in pixels.
+
+        Args:
+            student: the student's maps.
+            teacher: the teacher's.
+            targets: the boxes.
+            images: (B, ..., height, width), whose size counts if none was said before.
+            reduction: as for :func:`focal_global`.
+
+        Raises:
+            InputError: nobody said how large the images are.
+        """
+        size = self.image if images is None else (images.shape[-2], images.shape[-1])
+        if size is None:
+            raise InputError("FocalGlobal got boxes in pixels", expected="image, or images")
         maps = self.align(student)
         return focal_global(
             maps,
             teacher,
             targets=targets,
-            image=self.image,
+            image=size,
             contexts=(self.student_context(maps), self.teacher_context(teacher)),
             attention=self.attention,
             form=self.form,

@@ -17,7 +17,7 @@ from limbeck.methods.adaptive import (
 )
 from limbeck.methods.blocks import distilbert, minilm, pkd, tinybert
 from limbeck.methods.contrast import affinity, crd, prototype
-from limbeck.methods.dense import cwd_logits, detection, fgd, ld, segmentation
+from limbeck.methods.dense import cwd_logits, detection, fgd, ld, segmentation, set_detection
 from limbeck.methods.divergences import (
     binary,
     jensen_shannon,
@@ -39,7 +39,7 @@ from limbeck.methods.prompts import pretrain_prompt
 from limbeck.methods.ranking import listwise, margin_mse, rd, rrd
 from limbeck.methods.relations import cc, cka, ickd, pkt, rkd
 from limbeck.methods.response import hard_label, kd, logit_mse, none, probability_mse, soft_hard
-from limbeck.methods.sequences import ctc, ctc_sequence, policy, seqkd
+from limbeck.methods.sequences import ctc, ctc_sequence, minillm, policy, seqkd
 from limbeck.methods.teacher_free import label_refinement, tfkd, uskd
 from limbeck.methods.views import pretrain_view_head, rotations, sskd
 
@@ -89,6 +89,7 @@ __all__ = [
     "lskd",
     "margin_mse",
     "mgd",
+    "minillm",
     "minilm",
     "mlkd",
     "names",
@@ -115,6 +116,7 @@ __all__ = [
     "segmentation",
     "semckd",
     "seqkd",
+    "set_detection",
     "simkd",
     "skd",
     "skewed_kl",

@@ -17,9 +17,10 @@ from limbeck.methods.about import About
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
 
-__all__ = ["cwd_logits", "detection", "fgd", "ld", "segmentation"]
+__all__ = ["cwd_logits", "detection", "fgd", "ld", "segmentation", "set_detection"]
 
 _ANSWERS = ("output[classes]", "output[edges]")
+_QUERIES = ("output[classes]", "output[boxes]")
 
 _LEVELS = tuple(f"neck.fpn_convs.{level}.conv" for level in range(5))
 
@@ -123,6 +124,59 @@ def detection(
 
 @described(
     About(
+        "DETRDistill: A Universal Knowledge Distillation Framework for DETR-families",
+        "Chang et al.",
+        2023,
+        "arXiv:2211.10156",
+        "dense",
+        "classes, boxes",
+        "small",
+    )
+)
+def set_detection(
+    weight: float = 1.0,
+    temperature: float = 1.0,
+    nothing: float = 0.1,
+    distance: float = 5.0,
+    shared: float = 2.0,
+    student: Sequence[str] = _QUERIES,
+    teacher: Sequence[str] = _QUERIES,
+) -> Method:
+    r"""Match the boxes of two detectors that answer with sets, each with that which costs least.
+
+    label + weight·(least sum over pairs of queries), for DETR and its descendants. It is the
+    paper's matching of logits alone, see :func:`limbeck.losses.set_detection` for where it differs.
+    Its features and its priors of queries are left out.
+
+    Args:
+        weight: of the loss.
+        temperature: T of the classes.
+        nothing: how much a query counts in which the teacher sees nothing.
+        distance: weight of the distance between boxes.
+        shared: weight of what boxes do not share.
+        student: the student's yes-or-no logits of classes (B, Q, C) and boxes (B, Q, 4).
+        teacher: the teacher's, of as many queries or of others.
+
+    Source: after Chang et al. 2023, arXiv:2211.10156.
+
+    >>> set_detection().matches[0].name
+    'set_detection output[classes] output[boxes]'
+    """
+    match = Match(
+        student,
+        teacher,
+        detectors.set_detection,
+        weight=weight,
+        temperature=temperature,
+        nothing=nothing,
+        distance=distance,
+        shared=shared,
+    )
+    return Method((match,))
+
+
+@described(
+    About(
         "Focal and Global Knowledge Distillation for Detectors",
         "Yang et al.",
         2022,
@@ -133,7 +187,7 @@ def detection(
     )
 )
 def fgd(
-    image: tuple[int, int],
+    image: tuple[int, int] | None = None,
     alpha: float = 0.001,
     beta: float = 0.0005,
     gamma: float = 0.001,
@@ -151,8 +205,8 @@ def fgd(
     two stages 5e-5, 2.5e-5, 5e-5, 5e-7; FCOS 1.6e-3, 8e-4, 8e-4, 8e-6 with ``attention=0.8``.
 
     Args:
-        image: (height, width) of the images in pixels; the task's targets are boxes (B, N, 4) in
-            pixels.
+        image: (height, width) in pixels of the images in which the task's targets, (B, N, 4), are
+            boxes; ``None`` takes it from each batch's ``inputs``, (B, 3, H, W).
         alpha: weight of objects.
         beta: weight of the background.
         gamma: weight of the attentions' difference.
@@ -169,10 +223,10 @@ def fgd(
 
     Source: Yang et al. 2022, arXiv:2111.11837; code: yzd-v/FGD.
 
-    >>> len(fgd((800, 1333)).matches)
+    >>> len(fgd().matches)
     5
     """
-    if len(image) != 2 or min(image) < 1:
+    if image is not None and (len(image) != 2 or min(image) < 1):
         raise InputError(f"the image's size is {image!r}", expected="(height, width) in pixels")
     if isinstance(student, str) or isinstance(teacher, str) or len(student) != len(teacher):
         raise InputError(
@@ -185,7 +239,8 @@ def fgd(
             theirs,
             losses.FocalGlobal,
             adapter="none",  # it has a convolution itself
-            image=(image[0], image[1]),
+            fields={} if image else {"images": "inputs"},
+            image=None if image is None else (image[0], image[1]),
             alpha=alpha,
             beta=beta,
             gamma=gamma,

@@ -240,11 +240,12 @@ def uld(
         weight: of the distance.
         lam: λ, the label's weight.
         student: the student's tap.
-        teacher: the teacher's tap. A task that checks the number of classes refuses a teacher whose
-            ``logits`` have another; name its last layer instead.
+        teacher: the teacher's tap. A task that checks the number of classes, and does not know of
+            other tokens, refuses a teacher whose ``logits`` have another; name its last layer then.
         teacher_mask: the batch's field that says which of the teacher's tokens count, (B, T'). The
             n-th that counts in the student is then compared with the n-th that counts in the
-            teacher; without it tokens are compared place by place.
+            teacher. By default the task says so, if the teacher has other tokens
+            (:class:`limbeck.tasks.OtherTokens`); else tokens are compared place by place.
 
     Raises:
         InputError: λ is negative.

@@ -16,7 +16,7 @@ from limbeck.losses.wrap import gathered, processes
 
 __all__ = ["Match"]
 
-_CONTEXT = ("ids", "mask", "progress", "targets")
+_CONTEXT = ("ids", "likelihood", "mask", "progress", "targets", "teacher_mask", "written")
 
 
 @final
@@ -31,13 +31,15 @@ class Match:
         loss: a function of :mod:`limbeck.losses`, one of your own
             ``loss(student, teacher, ...) -> scalar``, or a module if it has parameters. Where it
             takes ``targets``, ``ids``, ``mask`` or ``progress``, it gets the batch's labels, the
-            samples' ids, the task's mask or the progress of training (0 to 1). The class of a
-            module is made by its ``build``, once the shapes are known.
+            samples' ids, the task's mask or the progress of training (0 to 1); as ``teacher_mask``,
+            which of the teacher's tokens count, where it has other ones; as ``written`` and
+            ``likelihood``, what the student drew and how likely that was, where it wrote the batch.
+            The class of a module is made by its ``build``, once the shapes are known.
         weight: the factor of the loss in the sum, or a schedule.
         adapter: how shapes are brought together (see :func:`limbeck.students.adapters.align`).
         name: of the term in logs and reports; by default the loss's name and the tap.
         fields: options of the loss that come from the batch, and the batch's field for each:
-            ``{"sampled": "negatives"}``. They may stand in for the four above:
+            ``{"sampled": "negatives"}``. They may stand in for those above:
             ``{"targets": "boxes"}``.
         taps: options of the loss that come from further taps of the student:
             ``{"sampled": "output[sampled]"}``.
@@ -148,7 +150,7 @@ class Match:
         """Return the value, unweighted, of the loss (as :meth:`made`) for comparable tensors.
 
         The context holds what :meth:`read` found, the further taps by the options that they are,
-        and the four of every batch.
+        and those of every batch.
         """
         wanted = (*self.context, *self.fields, *self.taps)
         given = {key: context[key] for key in wanted if context.get(key) is not None}

@@ -18,6 +18,10 @@ PEOPLE = {
         "Boizard, Nicolas and El Haddad, Kevin and Hudelot, Céline and Colombo, Pierre"
     ),
     "cao2007learning": "Cao, Zhe and Qin, Tao and Liu, Tie-Yan and Tsai, Ming-Feng and Li, Hang",
+    "chang2023detrdistill": (
+        "Chang, Jiahao and Wang, Shuo and Xu, Hai-Ming and Chen, Zehui and Yang, Chenhongyi and "
+        "Zhao, Feng"
+    ),
     "chen2021cross": (
         "Chen, Defang and Mei, Jian-Ping and Zhang, Yuan and Wang, Can and Wang, Zhe and Feng, Yan "
         "and Chen, Chun"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from limbeck.losses import divergences
+from limbeck.losses import divergences, policy_gradient
 from limbeck.losses import sequence as losses
 from limbeck.methods.about import About
 from limbeck.methods.match import Match
 from limbeck.methods.method import Method, described
 from limbeck.methods.shares import label_weight, shared
 
-__all__ = ["ctc", "ctc_sequence", "policy", "seqkd"]
+__all__ = ["ctc", "ctc_sequence", "minillm", "policy", "seqkd"]
 
 
 @described(
@@ -111,6 +111,46 @@ def ctc_sequence(alpha: float = 0.5, blank: int = 0) -> Method:
     (Match('logits', 'logits', ctc_sequence, weight=0.5, blank=0),)
     """
     return shared(losses.ctc_sequence, alpha, blank=blank)
+
+
+@described(
+    About(
+        "MiniLLM: Knowledge Distillation of Large Language Models",
+        "Gu, Dong, Wei, Huang",
+        2023,
+        "arXiv:2306.08543",
+        "sequence",
+        "logits",
+    )
+)
+def minillm(lam: float = 1.0, weight: float = 1.0, normalized: bool = True) -> Method:
+    r"""Follow the gradient of the reverse divergence of whole texts that the student writes.
+
+    The loss is weight·:func:`limbeck.losses.minillm` + λ·label. It needs texts that were drawn:
+    ``on_policy`` in a recipe, :class:`limbeck.distill.OnPolicy` in Python, with the teacher writing
+    along in a share ``mix`` of 0.2, as the paper has it. What the student wrote has no label. The
+    label's loss is the paper's loss on a corpus: it counts in steps in which the student does not
+    write, of which there are some if ``fraction`` is below 1; there the divergence is that of
+    single tokens.
+
+    Begin with a student that knows the language: one that writes at random learns nothing from it.
+
+    Args:
+        lam: λ, the label's weight.
+        weight: of the divergence.
+        normalized: whether what follows a token counts with its mean, or its sum.
+
+    Raises:
+        InputError: λ is negative.
+
+    Source: Gu, Dong, Wei, Huang 2023, arXiv:2306.08543; code: microsoft/LMOps.
+
+    >>> minillm().matches
+    (Match('logits', 'logits', minillm, weight=1.0, normalized=True),)
+    """
+    loss = policy_gradient.minillm
+    match = Match("logits", "logits", loss, weight=weight, normalized=normalized)
+    return Method((match,), label_weight(lam))
 
 
 @described(

@@ -59,7 +59,7 @@ def _check_answers(run: Run, logits: Tensor) -> None:
     matched = [match.name for match in run.method.matches if "logits" in match.teachers]
     if part.answers:
         try:
-            run.task.check_logits(logits, "teacher")
+            run.taught.check_logits(logits, "teacher")
         except InputError as error:
             if matched:
                 raise

@@ -170,7 +170,9 @@ def _teacher(recipe: Recipe) -> nn.Module:
 def _tries(recipe: Recipe, widths: Mapping[Fraction, float]) -> list[_Try]:
     """Return all runs, those of one seed together."""
     quantize: dict[str, Any] = {"quantize": {}}
-    own = recipe.student.model_dump(mode="json", exclude={"build", "args", "weights", "shrink"})
+    own = recipe.student.model_dump(
+        mode="json", exclude={"build", "args", "weights", "shrink", "prune"}
+    )
     same = {"shrink": {"depth": 1.0, "width": 1.0}, "weights": str(recipe.teacher.weights)}
     copy = {
         "student": own | same,
@@ -208,8 +210,9 @@ def _points(each: _Try, report: Mapping[str, Any]) -> list[Found]:
             cost = models[costs]["cost"]
             score = float(models[scored]["quality"][metric]["values"][0])
             latency, many = cost["latency_ms"]["p50"], cost["throughput_per_s"]
+            energy = cost["energy_j"] and cost["energy_j"]["value"]
             made = (way, float(each.ratio), each.seed, score, cost["size_bytes"], latency, many)
-            found.append(Found(*made, each.folder))
+            found.append(Found(*made, energy, each.folder))
 
     if each.way == "quantize":
         add("teacher", "student.onnx", "student.onnx")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from limbeck import export
+from limbeck.errors import InputError
 from limbeck.pipeline import prune, quantize
 from limbeck.pipeline.product import Product
 
@@ -19,14 +21,28 @@ def check(run: Run) -> None:
     Raises:
         InputError: a package is missing; a step's options do not fit the student.
     """
+    _check_formats(run)
     if not run.recipe.compress:
         return
-    model = prune.untrained(run)
+    model, plan = prune.untrained(run)
     for step in run.recipe.compress:
         if step.prune is not None:
-            model = prune.tried(run, model, step.prune)
+            model, plan = prune.tried(run, model, plan, step.prune)
         if step.quantize is not None:
             quantize.check(model, step.quantize)
+
+
+def _check_formats(run: Run) -> None:
+    """Refuse to write a network that has lost something as its library would build it whole."""
+    pruned = run.recipe.student.prune or any(step.prune for step in run.recipe.compress)
+    for name in run.recipe.export if pruned else ():
+        if export.get(name).whole:
+            raise InputError(
+                f"export: {name}, and a student that is pruned",
+                expected="a network as its library builds it: such a folder says how many layers "
+                "and heads there are in each",
+                remedy="Export it as onnx or program; students.load reads a pruned student.",
+            )
 
 
 def compressed(run: Run, student: Product) -> list[Product]:

@@ -89,23 +89,25 @@ def extracted(run: Run, teacher: Finished, texts: Finished | None) -> Finished |
 
 def counting(run: Run) -> _Counting | None:
     """Return what says which answers of a sequence are kept, if samples have several."""
-    few = run.task.named(next(iter(Loader(run.data.train, 1))))
-    mask = run.task.mask(few)
-    return None if mask is None or mask.ndim < 2 else _Counting(run.task)
+    few = run.taught.named(next(iter(Loader(run.data.train, 1))))
+    mask = run.taught.mask(few)
+    return None if mask is None or mask.ndim < 2 else _Counting(run.taught)
 
 
 def _classes(run: Run) -> int:
     """Return how many numbers there are in an answer: of classes, or of tokens."""
-    tokens = int(run.data.facts.get("targets", {}).get("vocab", 0))
-    return max(1, len(run.data.labels), tokens)
+    facts = run.data.facts
+    fields = ["targets", run.recipe.teacher.inputs] if run.other_tokens else ["targets"]
+    tokens = [int(facts.get(field, {}).get("vocab", 0)) for field in fields]
+    return max(1, len(run.data.labels), *tokens)
 
 
 def _places(run: Run) -> float:
     """Return how many answers a sample has: one, or the mean of those that count in a few."""
-    few = run.task.named(next(iter(Loader(run.data.train, min(32, len(run.data.train))))))
-    mask, samples = run.task.mask(few), len(run.task.targets(few))
+    few = run.taught.named(next(iter(Loader(run.data.train, min(32, len(run.data.train))))))
+    mask, samples = run.taught.mask(few), len(run.taught.targets(few))
     if mask is None or mask.ndim < 2:
-        return max(1.0, float(run.task.count(few)) / samples)
+        return max(1.0, float(run.taught.count(few)) / samples)
     return float(mask.sum() / len(mask))
 
 

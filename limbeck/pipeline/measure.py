@@ -6,7 +6,6 @@ Letters: B samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -17,7 +16,6 @@ from limbeck.data.samples import Batch
 from limbeck.distill.feed import feed, put
 from limbeck.evaluate import (
     Contender,
-    Differing,
     Measured,
     costs,
     evaluate,
@@ -30,11 +28,13 @@ from limbeck.files import write_json
 from limbeck.knowledge.model import call, logits_of
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
+from limbeck.pipeline.inside import Differences, Seeing, maps, rounding, show_what_counts
 from limbeck.pipeline.learner import Learner
 from limbeck.pipeline.product import Product
 from limbeck.pipeline.run import Run
+from limbeck.pipeline.ship import shipped
 from limbeck.progress import Listener
-from limbeck.tasks import Presenting, Producing, Telling
+from limbeck.tasks import Producing
 from limbeck.teachers import Foreign, Knowing, Teacher
 from limbeck.teachers.foreign import Size
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["contenders", "measure"]
 
 _ALIKE_SAMPLES = 256
-_PICKED = 5  # test samples that are shown whatever the models answer
 _TOGETHER = 2**23  # numbers in one model's answers to a batch of test samples, at most
 
 
@@ -69,8 +68,10 @@ def measure(run: Run, trained: Sequence[Finished], products: Sequence[Product] =
         teacher = run.origin.load(learners[0].best, learners[0].record)
         results = _results(run, learners, teacher, products)
         if run.here.rank == 0:
-            results["cost"] = _costs(run, teacher, products)
+            results["cost"] = _costs(run, teacher, [shipped(run, trained), *products])
             results["similarity"] = _similarity(run, learners, teacher)
+            results |= _seen_inside(run, learners, teacher, results["examples"])
+            results["rounding"] = rounding(run, products)
             write_json(path / "results.json", results)
         return f"{results['samples']:,} test samples"
 
@@ -89,7 +90,7 @@ def _results(
         return _teacher_says(teacher if same else run.origin.load(weights, learner.record))
 
     answers: dict[tuple[str, int, str], Callable[[Batch], Tensor]] = {}
-    speaks = run.recipe.teacher.answers
+    speaks = run.comparable
     for learner in learners if speaks else learners[1:]:
         best = answer(learner, learner.best)
         answers[learner.role, learner.seed, "best"] = best
@@ -99,14 +100,14 @@ def _results(
     for made in products:
         answers[made.name, made.seed, "best"] = _product_says(run, made)
     labels = {" ".join(map(str, key)): key for key in answers}
-    examples = _Examples(run, labels, learners)
+    differences = Differences(run, labels, learners)
     batches = _test_batches(run, _fitting(run, teacher))
     found = evaluate(
         {label: answers[key] for label, key in labels.items()},
         batches,
         run.task,
         reference=answers[learners[0].role, learners[0].seed, "best"] if speaks else None,
-        watch=examples.watch,
+        watch=differences.watch,
     )
     models: dict[str, dict[str, Any]] = {}
     if not speaks:  # what it answers is about something else
@@ -118,7 +119,7 @@ def _results(
             lists.setdefault("seeds", []).append(seed)
     for made in products:
         models[made.name] |= {"role": made.role, "note": made.note}
-    results = {"samples": len(run.data.test), "models": models, "examples": examples.found()}
+    results = {"samples": len(run.data.test), "models": models, **differences.found()}
     task: Any = run.task
     if isinstance(task, Producing):
         _add_produced(run, task, learners, teacher, results)
@@ -159,7 +160,7 @@ def _producer(
 ) -> Callable[[Batch], list[str]] | None:
     """Return what gives a learner's texts for a batch; ``None`` for a teacher without a module."""
     if learner.role == "teacher":
-        if not isinstance(teacher, Teacher) or not run.recipe.teacher.answers:
+        if not isinstance(teacher, Teacher) or not run.comparable:
             return None
         return partial(taught, task, teacher)
     model = _model(run, learner.best)
@@ -178,38 +179,6 @@ def _fitting(run: Run, teacher: Knowing) -> int:
     """Return how many samples to measure on at once: fewer where answers are long."""
     answer = _teacher_says(teacher)(_samples(run, 2))
     return max(run.here.world, min(512, _TOGETHER // max(1, int(answer[0].numel()))))
-
-
-class _Examples:
-    """Collects test samples on which teacher and student differ; of the first seed's models.
-
-    With several processes these are of the main one's part of the samples.
-    """
-
-    def __init__(
-        self, run: Run, labels: Mapping[str, tuple[str, int, str]], learners: Sequence[Learner]
-    ) -> None:
-        first = {learner.role: learner.seed for learner in reversed(learners)}
-        self.names = {
-            label: role
-            for label, (role, seed, which) in labels.items()
-            if which == "best" and first.get(role) == seed
-        }
-        task: Any = run.task
-        chance, self.more = 0, {}
-        if isinstance(task, Presenting):
-            chance, self.more = _PICKED, {"headings": task.headings}
-        telling = isinstance(task, Telling) and run.recipe.teacher.answers
-        self.seen = Differing(task, run.data.test, chance=chance) if telling else None
-
-    def watch(self, batch: Batch, said: Mapping[str, Tensor]) -> None:
-        """Look at the answers to one batch."""
-        if self.seen is not None:
-            self.seen.update(batch, {role: said[label] for label, role in self.names.items()})
-
-    def found(self) -> dict[str, Any] | None:
-        """Return what the page shows."""
-        return None if self.seen is None else self.seen.compute() | self.more
 
 
 def _add(lists: dict[str, list[Any]], found: Measured, prefix: str) -> None:
@@ -247,11 +216,9 @@ def _product_says(run: Run, made: Product) -> Callable[[Batch], Tensor]:
     return lambda batch: logits_from(runner, run.task.inputs(batch))
 
 
-def _model(run: Run, weights: dict[str, Tensor] | None = None) -> nn.Module:
+def _model(run: Run, weights: dict[str, Tensor]) -> nn.Module:
     """Return the student's network as it ships, in eval mode."""
-    plan = run.plans["student"]
-    model = replace(plan, lora=None).model() if weights is None else plan.shipped(weights)
-    return model.eval().to(run.here.device)
+    return run.plans["student"].shipped(weights).eval().to(run.here.device)
 
 
 def _first(run: Run) -> nn.Module:
@@ -266,7 +233,8 @@ def contenders(made: Made, batch: int) -> dict[str, Contender]:
         batch: how many samples.
     """
     run, samples = made.run, _samples(made.run, batch)
-    found = _runners(run, made.teacher(), samples, made.products)
+    assert made.student is not None
+    found = _runners(run, made.teacher(), samples, [made.student, *made.products])
     files = {each.name: each.file for each in made.products}
     told = "validation samples"
     return {n: Contender(*each, told, files.get(n)) for n, each in found.items()}
@@ -275,17 +243,16 @@ def contenders(made: Made, batch: int) -> dict[str, Contender]:
 def _runners(
     run: Run, teacher: Knowing, batch: Batch, products: Sequence[Product]
 ) -> dict[str, tuple[Runner, Any]]:
-    """Return teacher, student and what was made of it, each with its inputs for a batch."""
+    """Return the teacher and finished models, each with its inputs for a batch."""
     inputs = run.task.inputs(batch)
     found: dict[str, tuple[Runner, Any]] = {"teacher": (_Elsewhere(teacher), batch)}
     if isinstance(teacher, Teacher):
         found["teacher"] = (Network(teacher.module), teacher.prepared(batch))
-    found["student"] = (Network(_model(run), _first(run)), inputs)
     return found | {made.name: (made.opened(), inputs) for made in products}
 
 
 def _costs(run: Run, teacher: Knowing, products: Sequence[Product]) -> dict[str, Any]:
-    """Measure teacher, student and what was made of it; the control is the student's network."""
+    """Measure the teacher and finished models; the control is the student's network."""
     batch, seconds = _samples(run, run.recipe.evaluate.batch_size), run.recipe.evaluate.seconds
     models = _runners(run, teacher, batch, products)
     runners = {name: runner for name, (runner, _) in models.items()}
@@ -329,6 +296,17 @@ def _similarity(run: Run, learners: Sequence[Learner], teacher: Knowing) -> dict
         if learner.role not in found:
             found[learner.role] = layer_similarity(larger, (_model(run, learner.best), inputs))
     return found
+
+
+def _seen_inside(
+    run: Run, learners: Sequence[Learner], teacher: Knowing, examples: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Show on what the answers of teacher and first student rest, and return their maps."""
+    best = next(learner.best for learner in learners if learner.role == "student")
+    larger = Seeing.teacher(run, teacher)
+    smaller = Seeing.student(run, _model(run, best), _first(run))
+    show_what_counts(run, {"teacher": larger, "student": smaller}, examples)
+    return {"maps": maps(run, larger, smaller)}
 
 
 def _samples(run: Run, count: int) -> Batch:

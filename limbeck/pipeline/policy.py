@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["check", "facts", "rewrite"]
 
 
-def rewrite(run: Run, seed: int) -> OnPolicy | None:
+def rewrite(run: Run, seed: int, teacher: Knowing) -> OnPolicy | None:
     """Return what makes a student's batches anew, or ``None`` if the recipe wants none.
 
     Raises:
-        InputError: the task's models do not write.
+        InputError: the task's models do not write, or the teacher cannot write along.
     """
     part = run.recipe.on_policy
     if part is None:
         return None
     task: Any = run.task
-    return OnPolicy(task, fraction=part.fraction, temperature=part.temperature, seed=seed)
+    return OnPolicy(task, **part.model_dump(), seed=seed, teacher=teacher)
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -40,7 +40,15 @@ def check(run: Run, teacher: Knowing) -> None:
         InputError: the teacher's answers are stored, it reads other tokens or is no module, or the
             method needs labels.
     """
-    if rewrite(run, 0) is None:
+    if rewrite(run, 0, teacher) is None:
+        for match in run.method.matches:
+            if "written" in match.context:
+                raise InputError(
+                    f"the match {match.name} without on_policy",
+                    expected="texts that the student writes",
+                    consequence="It would compare single tokens, as reverse_kl does.",
+                    remedy="Set on_policy to {fraction: 1, mix: 0.2}.",
+                )
         return
     if run.recipe.knowledge.store is True:
         raise InputError(

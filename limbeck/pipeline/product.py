@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from limbeck.evaluate.runtimes import Network, Runner, opened
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
+from limbeck.students import Blueprint
 
 if TYPE_CHECKING:
     from limbeck.pipeline.run import Run
@@ -36,8 +37,10 @@ class Product:
         opened: returns it ready to run, its preprocessing included.
         network: returns the bare network with its weights, in eval mode on the CPU, to be made
             smaller, trained or exported; ``None`` for a file.
+        plan: how that network is built; ``None`` for a file.
         file: on the disk; ``None`` for a network.
         note: a few words on how it was made.
+        floats: of a file of integers, the float file that it was made of.
     """
 
     name: str
@@ -46,8 +49,10 @@ class Product:
     seed: int
     opened: Callable[[], Runner]
     network: Callable[[], nn.Module] | None = None
+    plan: Blueprint | None = None
     file: Path | None = None
     note: str = ""
+    floats: Path | None = None
 
 
 def as_network(
@@ -56,6 +61,7 @@ def as_network(
     stage: Finished,
     seed: int,
     network: Callable[[], nn.Module],
+    plan: Blueprint,
     *,
     role: str = "compressed",
     note: str = "",
@@ -67,11 +73,18 @@ def as_network(
         where = run.here.device
         return Network(network().to(where), None if first is None else first.to(where))
 
-    return Product(name, role, stage, seed, open_it, network=network, note=note)
+    return Product(name, role, stage, seed, open_it, network=network, plan=plan, note=note)
 
 
 def as_file(
-    file: Path, stage: Finished, seed: int, *, role: str = "exported", note: str = ""
+    file: Path,
+    stage: Finished,
+    seed: int,
+    *,
+    role: str = "exported",
+    note: str = "",
+    floats: Path | None = None,
 ) -> Product:
     """Return a file that takes a task's inputs as a finished model, under the file's name."""
-    return Product(file.name, role, stage, seed, lambda: opened(file), file=file, note=note)
+    known: dict[str, Any] = {"file": file, "note": note, "floats": floats}
+    return Product(file.name, role, stage, seed, lambda: opened(file), **known)

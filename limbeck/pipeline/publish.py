@@ -112,8 +112,9 @@ def _details(
                 "history": learner.record["history"],
             }
             for learner in learners
+            if learner.role != "teacher" or not run.other_tokens  # its loss is that of its tokens
         ],
         "measured": {role: found["details"] for role, found in results["models"].items()},
         "similarity": results["similarity"],
-        "examples": results.get("examples"),
+        **{name: results.get(name) for name in ("examples", "differences", "maps", "rounding")},
     }

@@ -87,7 +87,7 @@ def quantized(run: Run, product: Product, part: QuantizePart) -> list[Product]:
     kept = read_json(stage.path / "quantize.json")["keep"]
     note = f"{part.scheme}, {part.bits} bits" + (f", floats: {', '.join(kept)}" if kept else "")
     file = stage.path / f"{name}.onnx"
-    made = as_file(file, stage, product.seed, role="compressed", note=note)
+    made = as_file(file, stage, product.seed, role="compressed", note=note, floats=source.file)
     return [made] if part.scheme == "aware" else [source, made]
 
 
@@ -153,7 +153,8 @@ def _rounded(run: Run, product: Product, part: QuantizePart) -> tuple[Product, R
         model.load_state_dict(load_file(stage.path / "plain.safetensors"))
         return model
 
-    return as_network(run, stage.name, stage, product.seed, network), ranges
+    assert product.plan is not None
+    return as_network(run, stage.name, stage, product.seed, network, product.plan), ranges
 
 
 def _samples(run: Run, source: Path, count: int) -> list[Mapping[str, NDArray[Any]]]:

@@ -12,18 +12,20 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from limbeck.data import Arrays, Augmentation, Data, Samples, repeated
+from limbeck.data.samples import seeded
 from limbeck.distill import Distiller
 from limbeck.distill.engine import Place, place
+from limbeck.errors import InputError
 from limbeck.files import digest
 from limbeck.methods import Method, none
-from limbeck.pipeline import build, check, extract, policy, produce
+from limbeck.pipeline import begin, build, check, extract, policy, produce
 from limbeck.pipeline.folder import Finished, RunFolder
 from limbeck.pipeline.learner import Learner, Lesson, train, write
 from limbeck.pipeline.origins import Origin, Trained, origin, preprocess_facts
 from limbeck.progress import Console, Listener
 from limbeck.recipe import ModelPart, Recipe, TrainPart
-from limbeck.students import Blueprint, load_weights
-from limbeck.tasks import Reading, Task
+from limbeck.students import Blueprint, inherit_embeddings, load_weights
+from limbeck.tasks import OtherTokens, Task, as_taught
 from limbeck.teachers import Knowing, Teacher
 
 __all__ = ["Run"]
@@ -42,6 +44,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
         self.recipe, self.folder, self.console = recipe, folder, console
+        self._begun: begin.Begun | None = None
 
     @cached_property
     def here(self) -> Place:
@@ -59,6 +62,21 @@ class Run:
         return build.task(self.recipe, self.data)
 
     @cached_property
+    def taught(self) -> Task:
+        """What a batch means to the teacher."""
+        return as_taught(self.task, self.recipe.teacher.inputs)
+
+    @property
+    def other_tokens(self) -> bool:
+        """Whether the teacher has other tokens than the student."""
+        return isinstance(self.task, OtherTokens) and self.task.for_teacher() is not None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the teacher's answers are about the same as the student's, one by one."""
+        return self.recipe.teacher.answers and not self.other_tokens
+
+    @cached_property
     def method(self) -> Method:
         """What the student is to reproduce."""
         return build.method(self.recipe)
@@ -68,11 +86,17 @@ class Run:
         """What happens to training images."""
         return build.augmentation(self.recipe.data.augment, self.recipe.data.seed)
 
-    @cached_property
+    @property
     def plans(self) -> dict[str, Blueprint]:
-        """How the student is built."""
-        parts = {"student": self.recipe.student}
-        return {n: build.blueprint(self.recipe, p, self.data) for n, p in parts.items()}
+        """How the student is built; of one that begins as its teacher only known when that is."""
+        return {"student": self._planned if self._begun is None else self._begun.plan}
+
+    @cached_property
+    def _planned(self) -> Blueprint:
+        part = self.recipe.student
+        if part.prune is not None:
+            return begin.tried(self, part.prune)
+        return build.blueprint(self.recipe, part, self.data)
 
     @cached_property
     def origin(self) -> Origin:
@@ -126,6 +150,10 @@ class Run:
 
         return self.stage("teacher", made_from, take)
 
+    def begin(self, teacher: Finished) -> None:
+        """Let students begin as the teacher without what matters least in it, if they are to."""
+        self._begun = begin.begun(self, teacher)
+
     def texts(self, teacher: Finished) -> Finished | None:
         """Let the teacher produce what the students learn, if the recipe says so."""
         return produce.produced(self, teacher)
@@ -152,7 +180,7 @@ class Run:
             source = self._source(teacher, known)
             learner = self.distiller(self.new_student(seed, knows), source, self.method)
             lesson = self._lesson(seed, produce.lessons(self, texts))
-            lesson = replace(lesson, rewrite=policy.rewrite(self, seed))
+            lesson = replace(lesson, rewrite=policy.rewrite(self, seed, source))
             return train(self, path, listener, learner, lesson)
 
         return self.stage(f"student-{seed}", made_from, work)
@@ -174,8 +202,8 @@ class Run:
         """
         done = {stage.name: stage for stage in self.folder.finished}
         source = self._source(done["teacher"], done.get("knowledge"))
-        lesson = self._lesson(seed, produce.lessons(self, done.get("texts")))
-        lesson = replace(lesson, part=part, rewrite=policy.rewrite(self, seed))
+        lesson = self._lesson(seed, produce.lessons(self, done.get(produce.name(self))))
+        lesson = replace(lesson, part=part, rewrite=policy.rewrite(self, seed, source))
         set_seed(seed)
         learner = self.distiller(student, source, self.method)
         return train(self, path, listener, learner, lesson)
@@ -225,8 +253,7 @@ class Run:
         def work(path: Path, listener: Listener) -> str:
             set_seed(seed)
             model = known.plan.model()
-            task = Reading(self.task, part.inputs)
-            learner = Distiller(None, model, task=task, preprocess=known.first)
+            learner = Distiller(None, model, task=self.taught, preprocess=known.first)
             lesson = Lesson(part.train, self.data.labelled, seed, augment)
             return train(self, path, listener, learner, lesson)
 
@@ -248,10 +275,19 @@ class Run:
         return Lesson(self.recipe.train, samples, seed, self.augment, self.views)
 
     def new_student(self, seed: int, teacher: nn.Module | None = None) -> nn.Module:
-        """Return it untrained; where it reuses a classifier and gets no teacher, with its own."""
+        """Return it untrained; where it reuses a classifier and gets no teacher, with its own.
+
+        One that is to begin as its teacher does, as soon as that is there.
+        """
         set_seed(seed)
+        if self._begun is not None:
+            return self._begun.model()
         plan = self.plans["student"]
+        if self.recipe.student.prune is not None:
+            return plan.model()
         model = plan.bare()
+        if self.recipe.student.embeddings:
+            inherit_embeddings(model, self._untaught())
         if self.recipe.student.weights is not None:
             load_weights(model, self.recipe.student.weights)
         if plan.lora is not None:
@@ -260,6 +296,18 @@ class Run:
             return model
         ended = plan.reuse.applied(model, teacher)
         return ended if teacher is not None else ended.answer_alone()
+
+    def _untaught(self) -> nn.Module:
+        """Return the teacher as it is before it is trained here."""
+        with seeded(0):  # what it draws must not change what the student draws later
+            found = self.origin.trial()
+        if not isinstance(found, Teacher) or self.recipe.teacher.inputs != "inputs":
+            raise InputError(
+                "student.embeddings with a teacher of another framework or another tokenizer",
+                expected="a PyTorch module that reads the student's tokens",
+                remedy="Leave data.args.tokenizer and teacher.inputs out.",
+            )
+        return found.module
 
     def distiller(self, student: nn.Module, teacher: Knowing | None, method: Method) -> Distiller:
         """Return what turns batches into the student's loss."""
@@ -273,6 +321,8 @@ class Run:
             "normalize": self._normalized(part),
             "views": self.views,
             "seed": seed,
+            **({"embeddings": self.origin.facts()} if part.embeddings else {}),
+            **({} if self._begun is None else {"begins": self._begun.stage.fingerprint}),
         }
 
     def _setting(self, part: TrainPart, augment: Augmentation | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ __all__ = [
 _SEEN = 64  # validation samples whose shapes tell which axes are free
 _COMPARED = 2048  # validation samples on which a file is compared with its network, at most
 _TOGETHER = 64  # of them at once
+_CALIBRATED = 256  # validation samples from which a file's ranges are found, at most
+_PIECE = 32  # of them at once
 
 
 def best(run: Run, learners: Sequence[Learner]) -> Learner:
@@ -65,9 +68,12 @@ def shipped(run: Run, trained: Sequence[Finished]) -> Product:
     chosen = best(run, [Learner.of(stage) for stage in trained])
     stage = next(stage for stage in trained if stage.name == f"student-{chosen.seed}")
     plan = run.plans["student"]
-    return as_network(
-        run, "student", stage, chosen.seed, lambda: plan.shipped(chosen.best).eval(), role="student"
-    )
+    bare = replace(plan, lora=None)
+
+    def network() -> nn.Module:
+        return plan.shipped(chosen.best).eval()
+
+    return as_network(run, "student", stage, chosen.seed, network, bare, role="student")
 
 
 def exports(run: Run, products: Sequence[Product]) -> list[Product]:
@@ -96,14 +102,18 @@ def exported(run: Run, product: Product, name: FormatName = "onnx") -> Product:
             network; nothing is left under the file's name.
     """
     form, options = export.get(name), run.recipe.export.get(name, ExportPart())
-    file = product.name + form.suffix
+    file = product.name + ("" if options.bits is None else f"-int{options.bits}") + form.suffix
     made_from = {
         "model": product.stage.fingerprint,
         "data": run.data_fingerprint,
         "format": name,
         **options.model_dump(),
     }
-    known = {} if options.opset is None else {"opset": options.opset}
+    known: dict[str, Any] = {} if options.opset is None else {"opset": options.opset}
+    note = ""
+    if options.bits is not None:
+        known["calibrate"] = [run.task.inputs(b) for b in validation(run, _CALIBRATED, _PIECE)]
+        note = f"{options.bits} bits, ranges of {_CALIBRATED} validation samples at most"
 
     def work(path: Path, listener: Listener) -> str:
         if run.here.rank:
@@ -114,13 +124,14 @@ def exported(run: Run, product: Product, name: FormatName = "onnx") -> Product:
         with unchecked(path) as draft:
             form.write(whole, takes, draft / file, facts(run, product, model, takes), **known)
             parity = compared(run, whole, draft / file)
-            parity.require(options.tolerance, file)
+            whole_numbers = options.bits is not None
+            parity.require(options.allowed, file, on_average=whole_numbers)
             write_json(draft / "export.json", {"format": name, "parity": parity.as_json()})
         return f"{disk_size(path / file) / 1000:,.0f} kB, {parity.told()}"
 
     done = [stage for stage in run.folder.finished if stage.name == file]
     stage = done[0] if done else run.stage(file, made_from, work)
-    return as_file(stage.path / file, stage, product.seed)
+    return as_file(stage.path / file, stage, product.seed, note=note)
 
 
 @contextmanager

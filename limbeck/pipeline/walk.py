@@ -45,6 +45,7 @@ def walk(made: Made) -> Iterator[str]:
     teacher = run.teacher()
     made.trained = [teacher]
     yield "teacher"
+    run.begin(teacher)
     texts = run.texts(teacher)
     known = run.knowledge(teacher, texts)
     yield "knowledge"

@@ -6,6 +6,7 @@ otherwise. Unknown keys are errors.
 
 from limbeck.recipe.parts import (
     CompressPart,
+    CutPart,
     DataPart,
     EvaluatePart,
     ExportPart,
@@ -29,6 +30,7 @@ from limbeck.recipe.reading import bundled, differences, find, load, parse, temp
 
 __all__ = [
     "CompressPart",
+    "CutPart",
     "DataPart",
     "EvaluatePart",
     "ExportPart",

@@ -1,4 +1,4 @@
-"""The parts of a recipe that make a student smaller after it has learnt."""
+"""The parts of a recipe that make a network smaller: a student, or the teacher it begins as."""
 
 from __future__ import annotations
 
@@ -9,42 +9,67 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from limbeck.recipe.training import Auto, Fraction, Natural, Part, TrainPart
 
-__all__ = ["CompressPart", "PrunePart", "QuantizePart", "trained"]
+__all__ = ["CompressPart", "CutPart", "PrunePart", "QuantizePart", "trained"]
 
 _RECOVERY = 3  # the student's epochs, divided by this, are those after pruning
 _ROUNDED = 5  # and by this, those of training with rounded weights
+_GOALS = ("parameters", "macs", "latency", "layers")
 _SLOWER = 0.1  # of the student's learning rate, for the latter
 
 
-class PrunePart(Part):
-    """Fewer channels, features, heads (see :func:`limbeck.compress.prune`), then distilled again.
+class CutPart(Part):
+    """Fewer channels, features, heads (see :func:`limbeck.compress.prune`), or fewer layers.
 
     Attributes:
         parameters: the fraction of the parameters to keep.
         macs: or the fraction of the multiply-accumulates.
+        latency: or the fraction of the median time that ONNX Runtime takes for one sample, on this
+            machine. What it comes to is measured and told.
+        layers: or the fraction of the blocks, whole (see :func:`limbeck.compress.shorten`): those
+            stay without which answers to validation samples would change most.
         importance: what ranks channels: ``magnitude``, ``group_norm`` or ``taylor``.
         scope: ``global`` ranks those of all layers together, ``layer`` takes a like share of each.
-        steps: in how many rounds, each followed by training.
-        keep: modules that keep their width.
+        keep: modules that keep their width; of blocks, those that stay.
         multiple: of which the channels that are left are one: 8 suits many runtimes.
-        train: how each round recovers, with the teacher: what differs from the student's training.
-            By default a third of its epochs.
     """
 
     parameters: Fraction | None = None
     macs: Fraction | None = None
+    latency: Fraction | None = None
+    layers: Fraction | None = None
     importance: Literal["magnitude", "group_norm", "taylor"] = "magnitude"
     scope: Literal["global", "layer"] = "global"
-    steps: Natural = 1
     keep: tuple[str, ...] = ()
     multiple: Natural = 1
-    train: TrainPart = TrainPart()
 
     @model_validator(mode="after")
-    def _one_goal(self) -> PrunePart:
-        if (self.parameters is None) == (self.macs is None):
-            raise ValueError("give either parameters or macs")
+    def _one_goal(self) -> CutPart:
+        if sum(getattr(self, name) is not None for name in _GOALS) != 1:
+            raise ValueError(f"give one of {', '.join(_GOALS)}")
+        for name in ("importance", "scope", "multiple") if self.layers is not None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing for layers")
         return self
+
+    def goal(self) -> tuple[str, float]:
+        """Return what is to become smaller, and the fraction of it to keep."""
+        ((name, fraction),) = (
+            (name, found) for name in _GOALS if (found := getattr(self, name)) is not None
+        )
+        return name, fraction
+
+
+class PrunePart(CutPart):
+    """Fewer channels, features, heads or layers, then distilled again.
+
+    Attributes:
+        steps: in how many rounds, each followed by training.
+        train: how each round recovers, with the teacher: what differs from the student's training.
+            By default a third of its epochs.
+    """
+
+    steps: Natural = 1
+    train: TrainPart = TrainPart()
 
 
 class QuantizePart(Part):

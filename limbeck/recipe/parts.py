@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from limbeck.recipe.compression import CompressPart, PrunePart, QuantizePart, trained
+from limbeck.recipe.compression import CompressPart, CutPart, PrunePart, QuantizePart, trained
+from limbeck.recipe.shipping import EvaluatePart, ExportPart, FormatName
 from limbeck.recipe.training import Auto, Fraction, Natural, Part, TrainPart
 
 __all__ = [
     "CompressPart",
+    "CutPart",
     "DataPart",
     "EvaluatePart",
     "ExportPart",
@@ -34,11 +36,11 @@ __all__ = [
     "TrainPart",
 ]
 
-FormatName = Literal["onnx", "program", "executorch", "huggingface"]
 Steps = tuple[str | dict[str, int | float], ...]
 
 _FILES = ("onnx", "keras", "saved_model")
 _ORIGINS = ("build", *_FILES, "fit")
+_OF_NEW_ONES = ("args", "weights", "lora", "reuse_classifier", "embeddings")
 
 
 class Normalization(Part):
@@ -217,25 +219,35 @@ class LoraPart(Part):
 
 
 class StudentPart(ModelPart):
-    """The student: a model of its own, or the teacher's family made smaller.
+    """The student: a model of its own, the teacher's family made smaller, or the teacher pruned.
 
     Attributes:
         lora: learn additions to weights that are there already, from a folder or ``weights``; its
             control learns such additions too.
-        shrink: derive it from the teacher instead of ``build``.
+        shrink: derive it from the teacher instead of ``build``; it begins untrained.
+        prune: or let it begin as the trained teacher, without its least important channels or
+            layers. So does its control. Its images are normalised as the teacher's.
         reuse_classifier: whether it ends in a projector and the teacher's classifier, as
             ``method: simkd`` needs it; or how. Both ship with it. Its control has the same
             projector, and a classifier that it learns.
+        embeddings: whether its embeddings begin as the teacher's, before that is trained here, cut
+            to its width (see :func:`limbeck.students.inherit_embeddings`); its control's begin so
+            too.
     """
 
     shrink: Shrink | None = None
+    prune: CutPart | None = None
     lora: LoraPart | None = None
     reuse_classifier: bool | ReusePart = False
+    embeddings: bool = False
 
     @model_validator(mode="after")
     def _one_origin(self) -> StudentPart:
-        if (self.build is None) == (self.shrink is None):
-            raise ValueError("give either build or shrink")
+        if sum(given is not None for given in (self.build, self.shrink, self.prune)) != 1:
+            raise ValueError("give one of build, shrink and prune")
+        for name in _OF_NEW_ONES if self.prune is not None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing beside prune")
         if self.lora is not None and self.reuse_classifier is not False:
             raise ValueError("lora means nothing beside reuse_classifier")
         return self
@@ -254,10 +266,10 @@ class KnowledgePart(Part):
             method compares it, if none is said.
         batch_size: samples that the teacher sees at once.
         rows_per_shard: samples in a file of the store.
-        produce: whether the teacher first produces a text for each training sample, which the
-            student learns in the place of the reference (Kim, Rush 2016, arXiv:1606.07947), beside
-            what the method matches; for tasks whose models produce texts. The control learns the
-            references.
+        produce: whether the teacher first produces a text for each training sample (Kim, Rush 2016,
+            arXiv:1606.07947), or boxes, which the student learns in the place of the label, beside
+            what the method matches; for tasks whose models write, and ``detection``. The control
+            learns the labels.
     """
 
     store: bool | Auto = "auto"
@@ -276,35 +288,12 @@ class OnPolicyPart(Part):
     Attributes:
         fraction: of the steps, above 0 and at most 1.
         temperature: at which the student draws its tokens.
+        mix: the teacher's share of the distribution from which each token is drawn.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
-
-
-class EvaluatePart(Part):
-    """What is measured at the end.
-
-    Attributes:
-        batch_size: of the throughput measurement.
-        seconds: how long each model is timed.
-    """
-
-    batch_size: Natural = 128
-    seconds: Annotated[float, Field(gt=0)] = 2.0
-
-
-class ExportPart(Part):
-    """How a model is written in one format: ``export: {onnx: {opset: 20}}``.
-
-    Attributes:
-        tolerance: by how much a logit of the file may differ from the network's, as a share of the
-            largest logit, or of 1 if that is smaller.
-        opset: the version of ONNX's operators; 18 if none is said. Of ``onnx`` alone.
-    """
-
-    tolerance: Annotated[float, Field(ge=0)] = 1e-3
-    opset: Natural | None = None
+    mix: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Recipe(Part):
@@ -372,6 +361,10 @@ class Recipe(Part):
         if isinstance(teacher, Mapping) and teacher.get("build") and isinstance(train, Mapping):
             own = teacher.get("train") or {}
             filled["teacher"] = dict(teacher) | {"train": {**train, **own}}
+        student = filled.get("student")
+        seen = teacher.get("normalize") if isinstance(teacher, Mapping) else None
+        if seen and isinstance(student, Mapping) and student.get("prune"):
+            filled["student"] = dict(student) | {"normalize": student.get("normalize") or seen}
         return filled
 
     @model_validator(mode="after")
@@ -379,6 +372,11 @@ class Recipe(Part):
         for name, options in self.export.items():
             if options.opset is not None and name != "onnx":
                 raise ValueError(f"export.{name}.opset means nothing: opsets are of onnx")
+            if options.bits is not None and name != "executorch":
+                raise ValueError(
+                    f"export.{name}.bits means nothing: integers for onnx are made by "
+                    "compress: [quantize], for executorch by export"
+                )
         return self
 
     def as_yaml(self) -> str:

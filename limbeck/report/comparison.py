@@ -31,6 +31,7 @@ class Found:
         size_bytes: of its file.
         latency_ms: the median for one sample.
         throughput_per_s: in batches.
+        energy_j: joules for one sample, in batches; ``None`` if that is not known.
         folder: of its run.
     """
 
@@ -41,6 +42,7 @@ class Found:
     size_bytes: int
     latency_ms: float
     throughput_per_s: float
+    energy_j: float | None
     folder: str
 
 
@@ -67,6 +69,7 @@ def summarise(
         "selection": chosen,
         "test_samples": report["test_samples"],
         "environment": report["environment"],
+        "energy_source": _energy_source(report),
         "models": models,
         "best": [
             _best(models, whole, share, higher=chosen["higher_is_better"]) for share in ratios
@@ -80,6 +83,13 @@ def render(summary: Mapping[str, Any]) -> str:
     metric = summary["selection"]["metric"]
     share = is_share(metric)
     scale = 100.0 if share else 1.0
+    costs: list[tuple[str, str, Callable[[float], str]]] = [
+        ("Size of the file", "size_bytes", partial(prefixed, unit="B")),
+        ("Time for one sample", "latency_ms", _milliseconds),
+    ]
+    known = all(model.get("energy_j") for model in summary["models"])
+    if known:
+        costs.append(("Energy for one sample", "energy_j", _millijoules))
     return template("comparison.html").render(
         title=f"{summary['name']}: ways to make it smaller",
         version=summary["limbeck"],
@@ -90,11 +100,9 @@ def render(summary: Mapping[str, Any]) -> str:
         told=[told(best, metric) for best in summary["best"]],
         plots=[
             {"heading": heading} | plotted(_drawn(summary, cost, words, scale))
-            for heading, cost, words in (
-                ("Size of the file", "size_bytes", partial(prefixed, unit="B")),
-                ("Time for one sample", "latency_ms", _milliseconds),
-            )
+            for heading, cost, words in costs
         ],
+        energy=summary.get("energy_source") if known else None,
         **dressed(),
     )
 
@@ -128,8 +136,18 @@ def _drawn(
     return fronts(ways, words, higher=summary["selection"]["higher_is_better"])
 
 
+def _energy_source(report: Mapping[str, Any]) -> str | None:
+    """Return how a run's energy was found: ``measured: ...`` or ``estimated: ...``."""
+    found = [(model.get("cost") or {}).get("energy_j") for model in report["models"].values()]
+    return next((energy["source"] for energy in found if energy), None)
+
+
 def _milliseconds(value: float) -> str:
     return f"{value:g} ms"
+
+
+def _millijoules(value: float) -> str:
+    return f"{1000 * value:g} mJ"
 
 
 def _together(found: Sequence[Found]) -> list[dict[str, Any]]:
@@ -146,10 +164,17 @@ def _together(found: Sequence[Found]) -> list[dict[str, Any]]:
             "size_bytes": round(statistics.median(each.size_bytes for each in group)),
             "latency_ms": statistics.median(each.latency_ms for each in group),
             "throughput_per_s": statistics.median(each.throughput_per_s for each in group),
+            "energy_j": _median([each.energy_j for each in group]),
             "folders": [each.folder for each in group],
         }
         for (way, ratio), group in groups.items()
     ]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Return the median, if all values are known."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else None
 
 
 def _best(

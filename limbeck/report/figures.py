@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,16 @@ __all__ = [
     "DARK",
     "LIGHT",
     "Curve",
-    "Point",
-    "against",
+    "base_axis",
+    "base_figure",
     "classes",
     "confusions",
     "curves",
+    "dot_trace",
+    "hue",
+    "line_trace",
     "log_ticks",
+    "mark",
     "plain",
     "reliability",
     "signed",
@@ -47,6 +51,8 @@ _COLOURS = {
     "teacher_tint": ("#a9cbef", "#24507f"),
     "student_tint": ("#f7bd9c", "#7d3a14"),
     "control_tint": ("#cfcbc4", "#57544f"),
+    "for": ("#fdb268", "#94500f"),
+    "against": ("#cbb8ea", "#5b3f8f"),
 }
 LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
 DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
@@ -69,15 +75,6 @@ class Curve:
     name: str
     values: Sequence[float]
     best: int | None = None
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a role's models cost, and how well each seed's does."""
-
-    role: str
-    cost: float
-    values: Sequence[float]
 
 
 def plain(text: object, longest: int = 60, *, tail: bool = False) -> str:
@@ -152,34 +149,6 @@ def curves(lines: Sequence[Curve], unit: str = "", *, log: bool = False) -> Figu
     )
 
 
-def against(points: Sequence[Point], told: Callable[[float], str], title: str) -> Figure:
-    """Draw quality over a cost, with a bar of one standard deviation and a dot for each seed.
-
-    Points of equal cost stand side by side.
-    """
-    costs = [math.log10(point.cost) for point in points]
-    across = max(costs) - min(costs) or 0.6
-    ends = [min(costs) - 0.55 * across, max(costs) + 0.35 * across]
-    ticks = log_ticks(10 ** ends[0], 10 ** ends[1])
-    shown: _Part = {
-        "tickvals": ticks,
-        "ticktext": [told(tick) for tick in ticks],
-        "showgrid": False,
-    }
-    traces = []
-    for n, place in enumerate(spaced(costs, 0.03 * (ends[1] - ends[0]))):
-        side = "right" if costs[n] in costs[:n] else "left"
-        traces += _scored(points[n], 10**place, side)
-    seen = [value for point in points for value in _extent(point.values)]
-    room = 0.12 * (max(seen) - min(seen)) or 0.01 * abs(seen[0]) or 1
-    return base_figure(
-        traces,
-        height=290,
-        xaxis=base_axis(title, type="log", range=ends, **shown),
-        yaxis=base_axis(range=[min(seen) - room, max(seen) + room], nticks=6),
-    )
-
-
 def classes(names: Sequence[str], scores: Mapping[str, Sequence[float]], base: str) -> Figure:
     """Draw each class's accuracy in percent, a mark for each role, from the top down.
 
@@ -193,7 +162,7 @@ def classes(names: Sequence[str], scores: Mapping[str, Sequence[float]], base: s
     for role, values in scores.items():
         told = f"%{{customdata}}, {role}: %{{x:.1f}} %<extra></extra>"
         traces.append(
-            dot_trace(values, rows, _marker(role, _SIZES[role]), told) | {"customdata": shown}
+            dot_trace(values, rows, mark(role, _SIZES[role]), told) | {"customdata": shown}
         )
     ticks: _Part = {"tickvals": rows, "ticktext": [plain(name, 16) for name in names]}
     return base_figure(
@@ -231,9 +200,9 @@ def reliability(role: str, found: _Floats) -> Figure:
     sizes = [5 + 17 * math.sqrt(each / sum(count)) for each in count]
     told = "%{customdata:,} answers, %{x:.0f}% sure: %{y:.0f}% right<extra></extra>"
     rim = {"color": LIGHT["paper"], "width": 1}
-    dots = dot_trace(sure, right, {"color": _colour(role), "size": sizes, "line": rim}, told)
+    dots = dot_trace(sure, right, {"color": hue(role), "size": sizes, "line": rim}, told)
     ideal = line_trace([0, 100], [0, 100], color=LIGHT["quiet"], width=1, dash="dot")
-    joined = line_trace(sure, right, color=_colour(role), width=1)
+    joined = line_trace(sure, right, color=hue(role), width=1)
     axis: _Part = {"range": [0, 103], "tickvals": [0, 25, 50, 75, 100]}
     across = base_axis("how sure, %", showgrid=False, **axis)
     traces = [ideal, joined, dots | {"customdata": count}]
@@ -273,6 +242,7 @@ def base_figure(traces: Sequence[_Part], **layout: Any) -> Figure:
 
 
 def base_axis(title: str = "", **own: Any) -> _Part:
+    """Return an axis in the page's one style."""
     quiet = {"color": LIGHT["quiet"], "size": 12}
     named = {"title": {"text": title, "font": quiet, "standoff": 6}, "tickfont": quiet}
     fixed = {"gridcolor": LIGHT["rule"], "zeroline": False, "fixedrange": True, "automargin": True}
@@ -304,13 +274,13 @@ def _map(values: _Floats, texts: list[list[str]] | None) -> _Part:
 def _course(line: Curve, unit: str) -> list[_Part]:
     told = f"{plain(line.name)}, epoch %{{x}}: %{{y:.4~g}}{unit}<extra></extra>"
     epochs = range(1, len(line.values) + 1)
-    course = line_trace(epochs, line.values, color=_colour(line.role), width=1.4)
+    course = line_trace(epochs, line.values, color=hue(line.role), width=1.4)
     course |= {"opacity": 0.8, "hoverinfo": "all", "hovertemplate": told}
     if line.best is None:
         return [course]
     return [
         course,
-        dot_trace([line.best + 1], [line.values[line.best]], _marker(line.role, 8), told),
+        dot_trace([line.best + 1], [line.values[line.best]], mark(line.role, 8), told),
     ]
 
 
@@ -341,30 +311,16 @@ def _ends(lines: Sequence[Curve], bounds: tuple[float, float], *, log: bool) -> 
     seats = np.array(spaced(heights, gap))
     seats -= max(0.0, seats.max() - bounds[1]) + min(0.0, seats.min() - bounds[0])
     named = zip(roles, seats.tolist(), strict=True)
-    return [_label(plain(role), _colour(role), seat) for role, seat in named]
-
-
-def _scored(point: Point, place: float, side: str) -> list[_Part]:
-    """Return a dot for each seed, and the mean with its bar and the role's name."""
-    colour, mean = _colour(point.role), float(np.mean(point.values))
-    dots = dot_trace([place] * len(point.values), point.values, {"color": colour, "size": 6}, "")
-    told = f"{plain(point.role)}: %{{y:.4~g}}<extra></extra>"
-    bar = {"array": [_deviation(point.values)], "color": colour, "thickness": 1.4, "width": 0}
-    named = {
-        "mode": "markers+text",
-        "text": [f" {plain(point.role)} "],
-        "textfont": {"color": colour},
-    }
-    whole = dot_trace([place], [mean], _marker(point.role, 11), told) | {"error_y": bar} | named
-    faint = dots | {"opacity": 0.35, "hoverinfo": "skip"}
-    return [faint, whole | {"textposition": f"middle {side}"}]
+    return [_label(plain(role), hue(role), seat) for role, seat in named]
 
 
 def line_trace(x: Sequence[Any], y: Sequence[Any], **line: Any) -> _Part:
+    """Return a line that says nothing when it is pointed at."""
     return {"x": list(x), "y": list(y), "mode": "lines", "line": line, "hoverinfo": "skip"}
 
 
 def dot_trace(x: Sequence[float], y: Sequence[float], marker: _Part, told: str) -> _Part:
+    """Return points, and what each tells when it is pointed at."""
     shown = {"mode": "markers", "marker": marker, "hovertemplate": told, "cliponaxis": False}
     return {"x": list(x), "y": list(y)} | shown
 
@@ -376,14 +332,16 @@ def _label(text: str, colour: str, height: float) -> _Part:
     return place | {"yanchor": "middle", "text": text, "showarrow": False, "font": font}
 
 
-def _marker(role: str, size: int) -> _Part:
-    symbol, colour = _SYMBOLS.get(role, "square"), _colour(role)
+def mark(role: str, size: int) -> _Part:
+    """Return how a role is marked."""
+    symbol, colour = _SYMBOLS.get(role, "square"), hue(role)
     hollow = symbol.endswith("open")
     rim = {"color": colour if hollow else LIGHT["paper"], "width": 1.8 if hollow else 1}
     return {"color": colour, "size": size, "symbol": symbol, "line": rim}
 
 
-def _colour(role: str) -> str:
+def hue(role: str) -> str:
+    """Return a role's colour in the light scheme."""
     return LIGHT.get(role, LIGHT["ink"])
 
 
@@ -391,12 +349,3 @@ def _seats(group: Sequence[float], gap: float) -> list[float]:
     """Return places ``gap`` apart around the mean of a group."""
     first = sum(group) / len(group) - gap * (len(group) - 1) / 2
     return [first + gap * n for n in range(len(group))]
-
-
-def _extent(values: Sequence[float]) -> list[float]:
-    mean, deviation = float(np.mean(values)), _deviation(values)
-    return [*values, mean - deviation, mean + deviation]
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -24,9 +24,17 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
-from limbeck.report import figures
-from limbeck.report.figures import Curve, Point
+from limbeck.report import figures, inside
+from limbeck.report.counts import (
+    bins,
+    calibration_error,
+    class_accuracies,
+    confusion_difference,
+    top_pairs,
+)
+from limbeck.report.figures import Curve
 from limbeck.report.metrics import is_share, title
+from limbeck.report.scatter import Point, against
 from limbeck.report.steps import ROLES, steps
 from limbeck.report.summary import gain, spread
 
@@ -44,7 +52,7 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
     Args:
         report: what ``report.json`` holds.
         details: what ``details.json`` holds: histories, confusions, reliability, similarity,
-            examples.
+            examples, differences, maps, rounding.
         recipe: the resolved recipe, in YAML.
     """
     return template("run.html").render(
@@ -59,13 +67,16 @@ def render(report: _Found, details: _Found, recipe: str) -> str:
         ratios=_ratios(report),
         table=_table(report),
         training=_training(report, details),
-        notes=_notes(details),
+        notes=[*_notes(details), *_sources(report)],
         steps=steps(report, details.get("shipped_seed")),
         costs=_costs(report),
         classes=_classes(details),
         calibration=_calibration(details),
-        inside=_inside(details),
+        inside=_alike(details),
         examples=_examples(details),
+        differences=inside.differences(details),
+        maps=_maps(details),
+        rounding=inside.rounding(details),
         **dressed(),
     )
 
@@ -95,7 +106,7 @@ def template(name: str) -> Template:
     )
     own = (_amount, _at, _colour_roles, prefixed, _scale, _source_hash, _spread, _thousands)
     env.filters.update({each.__name__.strip("_"): each for each in own})
-    env.filters |= {"signed": figures.signed}
+    env.filters |= {"signed": figures.signed, "tokens": inside.tokens}
     env.filters["bytes"] = partial(prefixed, unit="B")
     env.tests["between"] = lambda value, low, high: low <= value <= high
     return env.get_template(name)
@@ -216,6 +227,12 @@ def _notes(details: _Found) -> list[str]:
     return list(dict.fromkeys(note for found in seeds for note in found.get("notes") or []))
 
 
+def _sources(report: _Found) -> list[str]:
+    """Return how energies were found."""
+    found = [_at(model, "cost", "energy_j", "source") for model in report["models"].values()]
+    return [f"Energy {source}." for source in dict.fromkeys(filter(None, found))]
+
+
 def plotted(figure: Any) -> dict[str, Any]:
     """Return what the page's script draws."""
     return {"spec": json.loads(figure.to_json()), "height": figure.layout.height}
@@ -277,7 +294,7 @@ def _costs(report: _Found) -> dict[str, Any]:
             and (values := _at(model, "quality", metric, "values"))
         ]
         if len(points) > 1:
-            plots[heading] = plotted(figures.against(points, told, heading))
+            plots[heading] = plotted(against(points, told, heading))
     return plots
 
 
@@ -332,7 +349,7 @@ def _calibration(details: _Found) -> list[dict[str, Any]]:
     return found
 
 
-def _inside(details: _Found) -> list[dict[str, Any]]:
+def _alike(details: _Found) -> list[dict[str, Any]]:
     """Return how alike the layers of each role and the teacher are."""
     found = []
     for role, alike in (details.get("similarity") or {}).items():
@@ -357,58 +374,15 @@ def _examples(details: _Found) -> dict[str, Any] | None:
     return {**found, "roles": [role for role in ROLES if role in answered]}
 
 
+def _maps(details: _Found) -> dict[str, Any] | None:
+    """Return both maps of the test samples, as the page's script draws them."""
+    found = inside.maps(details)
+    if found is None:
+        return None
+    return found | {"figures": {role: plotted(fig) for role, fig in found["figures"].items()}}
+
+
 def _measured(details: _Found, role: str, kind: str) -> list[Any]:
     """Return what was measured of a role, by seed."""
     seeds = (details.get("measured") or {}).get(role) or []
     return [entry[kind] for entry in seeds if entry.get(kind)]
-
-
-def class_accuracies(tables: ArrayLike) -> _Floats:
-    """Return the accuracy of each class, mean over seeds; NaN for a class without samples.
-
-    Args:
-        tables: confusion counts (S, C, C); a row for each label, a column for each answer.
-    """
-    found: _Floats = np.diagonal(_rates(tables).mean(axis=0)).copy()
-    return found
-
-
-def confusion_difference(student: ArrayLike, teacher: ArrayLike) -> _Floats:
-    """Return by how much more often the student gives each wrong answer (C, C), −1 to 1.
-
-    The right answers, and classes without samples, are NaN. Both are confusion counts (S, C, C).
-    """
-    found: _Floats = _rates(student).mean(axis=0) - _rates(teacher).mean(axis=0)
-    np.fill_diagonal(found, np.nan)
-    return found
-
-
-def top_pairs(difference: _Floats, count: int) -> list[tuple[int, int]]:
-    """Return (label, answer) where a difference of confusions is largest, in either direction."""
-    sizes = np.nan_to_num(np.abs(difference)).ravel()
-    order = np.argsort(-sizes, kind="stable")[:count]
-    return [divmod(int(place), len(difference)) for place in order if sizes[place] > 0]
-
-
-def bins(tables: ArrayLike) -> _Floats:
-    """Return mean confidence, share of right answers and count of each filled bin.
-
-    Args:
-        tables: (S, K, 3): count, sum of confidences and number right, added up over seeds.
-    """
-    summed = np.asarray(tables, float).sum(axis=0)
-    count, confidence, right = summed[summed[:, 0] > 0].T
-    return np.stack([confidence / count, right / count, count], axis=1)
-
-
-def calibration_error(table: ArrayLike) -> float:
-    """Return the expected calibration error of one model's bins (K, 3), 0 to 1."""
-    count, confidence, right = np.asarray(table, float).T
-    return float(np.abs(confidence - right).sum() / count.sum())
-
-
-def _rates(tables: ArrayLike) -> _Floats:
-    counts = np.asarray(tables, float)
-    totals = counts.sum(axis=2, keepdims=True)
-    rates: _Floats = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    return rates

@@ -158,8 +158,10 @@ def _by_metric(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _fidelity(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Return the means under the measures' names, and all values beside them."""
     measures = _by_metric(found) if found and found[0] else {}
-    means: dict[str, Any] = {name: measure["mean"] for name, measure in measures.items()}
-    return means | {"values": {name: measure["values"] for name, measure in measures.items()}}
+    known = {name: measure for name, measure in measures.items() if measure is not None}
+    means: dict[str, Any] = {name: measure["mean"] for name, measure in known.items()}
+    values = {name: measure["values"] for name, measure in known.items()}
+    return dict.fromkeys(measures) | means | {"values": values}
 
 
 def _against_control(

@@ -3,6 +3,7 @@
 from limbeck.students import zoo
 from limbeck.students.adapters import Alignment, align
 from limbeck.students.build import Blueprint, load, load_weights, read_weights, save
+from limbeck.students.embeddings import inherit_embeddings
 from limbeck.students.lora import Lora
 from limbeck.students.reuse import Reuse, Reused, reuse_classifier
 from limbeck.students.shrink import shrink, shrink_rule
@@ -14,6 +15,7 @@ __all__ = [
     "Reuse",
     "Reused",
     "align",
+    "inherit_embeddings",
     "load",
     "load_weights",
     "read_weights",

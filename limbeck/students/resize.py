@@ -1,4 +1,4 @@
-"""Building a pruned network again: the whole one, its layers cut to the sizes that were kept."""
+"""Building a pruned network again: the whole one, cut to the blocks and sizes that were kept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,54 @@ from torch.nn.modules.conv import _ConvNd
 
 from limbeck.errors import InputError
 
-__all__ = ["Sizes", "resize", "sizes_of"]
+__all__ = ["Layers", "Sizes", "composed", "keep_layers", "resize", "sizes_of"]
 
 Sizes = Mapping[str, Sequence[int]]
 """The shapes of a model's tensors by name, of those that differ from a freshly built one's."""
+
+Layers = Mapping[str, Sequence[int]]
+"""Which members stay, by the path of a list of blocks; lists that stay whole are left out."""
+
+
+def keep_layers(model: nn.Module, layers: Layers) -> nn.Module:
+    """Remove members of lists of blocks, in place, and return the model; the rest is renumbered.
+
+    Args:
+        model: whole, as it was built.
+        layers: of each list, the numbers of the members that stay, ascending.
+
+    Raises:
+        InputError: the model has no such list, or too short a one.
+
+    >>> keep_layers(nn.Sequential(nn.ReLU(), nn.Tanh(), nn.ReLU()), {"": [1]})
+    Sequential(
+      (0): Tanh()
+    )
+    """
+    for path, kept in layers.items():
+        owner = dict(model.named_modules()).get(path)
+        if not isinstance(owner, (nn.ModuleList, nn.Sequential)) or max(kept) >= len(owner):
+            raise InputError(
+                f"members {', '.join(map(str, kept))} of {path!r}, which {type(model).__name__} "
+                "does not have",
+                expected="a list of blocks of the same model",
+            )
+        for place in sorted(set(range(len(owner))) - set(kept), reverse=True):
+            del owner[place]
+    return model
+
+
+def composed(before: Layers, after: Layers) -> dict[str, list[int]]:
+    """Return what is left of a whole model's lists if they are cut twice.
+
+    >>> composed({"blocks": [0, 2, 3]}, {"blocks": [1, 2]})
+    {'blocks': [2, 3]}
+    """
+    found = {path: list(kept) for path, kept in before.items()}
+    for path, kept in after.items():
+        first = found.get(path)
+        found[path] = list(kept) if first is None else [first[place] for place in kept]
+    return found
 
 
 def sizes_of(model: nn.Module, whole: nn.Module) -> dict[str, list[int]]:

@@ -10,19 +10,22 @@ from limbeck.tasks.embedding import Embedding
 from limbeck.tasks.image_text import ImageText
 from limbeck.tasks.language_modelling import LanguageModelling
 from limbeck.tasks.multilabel import Multilabel
-from limbeck.tasks.reading import Reading
+from limbeck.tasks.reading import Reading, Renamed, as_taught
 from limbeck.tasks.recommendation import Recommendation
 from limbeck.tasks.regression import Regression
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.task import (
     Comparing,
+    Deciding,
     Drawing,
     Meter,
+    OtherTokens,
     Placed,
     Presenting,
     Producing,
     Quality,
     Refusing,
+    Relabelling,
     Restating,
     Scripted,
     Separable,
@@ -40,6 +43,7 @@ __all__ = [
     "Boxes",
     "Classification",
     "Comparing",
+    "Deciding",
     "Detection",
     "Drawing",
     "Embedding",
@@ -47,6 +51,7 @@ __all__ = [
     "LanguageModelling",
     "Meter",
     "Multilabel",
+    "OtherTokens",
     "Placed",
     "Presenting",
     "Producing",
@@ -55,6 +60,8 @@ __all__ = [
     "Recommendation",
     "Refusing",
     "Regression",
+    "Relabelling",
+    "Renamed",
     "Restating",
     "Scripted",
     "Segmentation",
@@ -66,6 +73,7 @@ __all__ = [
     "Tokened",
     "Translation",
     "Writing",
+    "as_taught",
     "get",
     "names",
 ]

@@ -11,41 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from limbeck.losses.matching import overlap, overlaps
+
 __all__ = ["Places", "kept", "overlap", "overlaps"]
 
-_TINY = 1e-7
 _RADIUS = 1.5  # strides from a box's middle within which places answer for it (FCOS)
 _REACH = 8.0  # strides: the longest side of boxes for which a level answers (FCOS)
-
-
-def overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """Return the intersection over union of all pairs of boxes, (..., N, 4) and (..., M, 4).
-
-    >>> overlaps(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 1], [4.0, 4, 5, 5]]))
-    tensor([[0.5000, 0.0000]])
-    """
-    return overlap(one[..., :, None, :], other[..., None, :, :])[0]
-
-
-def overlap(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return IoU and generalised IoU of boxes, pair by pair, (..., 4) each.
-
-    Source: Rezatofighi et al. 2019, arXiv:1902.09630.
-    """
-    low, high = (
-        torch.maximum(one[..., :2], other[..., :2]),
-        torch.minimum(one[..., 2:], other[..., 2:]),
-    )
-    both = (high - low).clamp(min=0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (one, other)]
-    either = areas[0] + areas[1] - both
-    shared = both / either.clamp(min=_TINY)
-    first, last = (
-        torch.minimum(one[..., :2], other[..., :2]),
-        torch.maximum(one[..., 2:], other[..., 2:]),
-    )
-    around = (last - first).clamp(min=0).prod(-1)
-    return shared, shared - (around - either) / around.clamp(min=_TINY)
 
 
 def kept(boxes: Tensor, classes: Tensor, most: float) -> Tensor:

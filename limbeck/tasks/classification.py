@@ -134,6 +134,9 @@ class Classification(Whole):
             "shares": [list(pair) for pair in zip(names, shares.tolist(), strict=True)],
         }
 
+    def log_shares(self, logits: Tensor) -> Tensor:
+        return F.log_softmax(logits.float(), dim=1)
+
     def script(self) -> str:
         return _SCRIPT
 

@@ -1,12 +1,13 @@
-"""Detection: boxes of objects, each with a class, by a detector that answers place by place.
+"""Detection: boxes of objects, each with a class, by detectors of two kinds.
 
-Letters: B samples, C classes, L places, M boxes, N bins.
+Letters: B samples, C classes, L places or queries, M boxes, N bins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,20 +16,22 @@ from torch import Tensor
 
 from limbeck.data.drawn import boxed
 from limbeck.data.motion import Motion
-from limbeck.data.samples import Batch
+from limbeck.data.samples import Arrays, Batch, Samples
 from limbeck.data.shown import Shown
+from limbeck.data.sources.placed import placed
 from limbeck.errors import InputError
 from limbeck.losses.divergences import binary_kl
 from limbeck.losses.spec import exactly
 from limbeck.tasks.boxes import Places, kept, overlap, overlaps
 from limbeck.tasks.fields import Whole, check_finite, label_of, sample
+from limbeck.tasks.queries import Queries
 from limbeck.tasks.task import Meter
 
 __all__ = ["Boxes", "Detection"]
 
 _GIOU, _EDGES = 2.0, 0.25  # weights of GFL
 _LEAST, _MOST, _NMS = 0.05, 100, 0.6  # score, boxes of a picture, IoU above which one goes
-_SHOWN, _SAME = 0.3, 0.5  # score from which a box is an answer, IoU from which two are one
+_SAME = 0.5  # IoU from which two boxes are one
 _SLACK = 0.5  # pixels by which rounding may put an edge outside
 
 
@@ -69,14 +72,21 @@ class Boxes:
 class Detection(Whole):
     """Boxes of objects in pictures, each of one class out of ``classes``.
 
-    A batch is a mapping with the pictures, boxes and classes. The models answer place by place, as
-    :func:`limbeck.students.zoo.detector` does: logits (B, L, C + 4·N), at each place those of C
-    classes, each a yes or no by itself, then those of the N bins of the distance from the place to
-    a box's edge: left, up, right, down, 0 to N − 1 strides. Places are the middles of the cells of
-    grids, one for each of the ``strides``, the finest first, row by row.
+    A batch is a mapping with the pictures, boxes and classes. There are two kinds of answers, told
+    apart by their last dimension; teacher and student need not be of one kind.
 
-    The label loss is that of GFL: the quality focal loss of the classes (β = 2, with the IoU of the
-    predicted box as the label), 2 · (1 − generalised IoU) and ¼ of the focal loss of the
+    **Place by place**, as :func:`limbeck.students.zoo.detector` answers: logits (B, L, C + 4·N), at
+    each place those of C classes, each a yes or no by itself, then those of the N bins of the
+    distance from the place to a box's edge: left, up, right, down, 0 to N − 1 strides. Places are
+    the middles of the cells of grids, one for each of the ``strides``, the finest first, row by
+    row.
+
+    **A set of boxes**, as DETR and its descendants answer: logits (B, L, C + 4) or (B, L, C + 5),
+    at each query those of the classes and a box as shares of the picture; how, and their label
+    loss, says :class:`limbeck.tasks.queries.Queries`.
+
+    The label loss of places is that of GFL: the quality focal loss of the classes (β = 2, with the
+    IoU of the predicted box as the label), 2 · (1 − generalised IoU) and ¼ of the focal loss of the
     distributions. Which places answer for a box is chosen as in FCOS
     (:class:`limbeck.tasks.boxes.Places`). It is the mean over samples of each sample's sum over its
     places, divided by the number (or for boxes the summed scores) of those that answer for a box.
@@ -86,8 +96,10 @@ class Detection(Whole):
     IoU of the share of boxes found among 100), as COCO defines them; and ``loss``. They need the
     extra ``limbeck[detection]``.
 
-    A store of this task's answers keeps all of them. Methods that fit: ``detection``, ``ld``,
-    ``fgd``, ``fitnets``. Those that compare logits as one distribution over classes are refused.
+    A store of this task's answers keeps all of them. Methods that fit: ``detection`` and ``ld`` of
+    places, ``set_detection`` of sets, ``fgd``, ``fitnets``. Those that compare logits as one
+    distribution over classes are refused. With ``knowledge.produce`` a student learns the boxes
+    that the teacher finds in the place of the labels, whatever the kinds of the two.
 
     Attributes:
         classes: C.
@@ -95,6 +107,7 @@ class Detection(Whole):
         labels: the classes' names; their numbers if left out.
         strides: of the places, in pixels.
         bins: N.
+        sure: the score from which a box is an answer: it is shown, and taken for a label.
         input_names: the name of the pictures, (B, 3, H, W).
         target_name: of the boxes, (B, M, 4), x1, y1, x2, y2 in pixels; rows of zeros fill up. A
             picture with NaN among them has no labels (as with ``data.labelled``): it adds nothing
@@ -115,6 +128,7 @@ class Detection(Whole):
     labels: Sequence[str] = ()
     strides: Sequence[int] = (4, 8)
     bins: int = 9
+    sure: float = 0.3
     input_names: str | tuple[str, ...] = "inputs"
     target_name: str = "targets"
     class_name: str = "classes"
@@ -133,6 +147,8 @@ class Detection(Whole):
                 f"pictures of {list(self.image)}, {self.bins} bins, strides {list(self.strides)}",
                 expected="a height and a width, at least 2 bins, and rising strides",
             )
+        if not 0 < self.sure < 1:
+            raise InputError(f"sure is {self.sure}", expected="above 0 and below 1")
 
     def named(self, batch: Any) -> Batch:
         named = super().named(batch)
@@ -164,11 +180,9 @@ class Detection(Whole):
 
         Of boxes of a class that overlap by more than 0.6 the surest stays.
         """
-        places = Places.of(self.image, self.strides, logits.device)
-        classes, edges = self._parts(logits.float())
-        scores, order = classes.sigmoid().flatten(1).topk(min(_MOST, classes[0].numel()), dim=1)
+        classes, found = self._read(logits.float())
+        scores, order = classes.flatten(1).topk(min(_MOST, classes[0].numel()), dim=1)
         rows, numbers = order // self.classes, order % self.classes
-        found = self._limited(places.boxes(_expected(edges)))
         boxes = found.gather(1, rows[..., None].expand(-1, -1, 4))
         stays = kept(boxes, numbers, _NMS) & (scores >= _LEAST)
         triples = zip(boxes, numbers, scores, stays, strict=True)
@@ -186,7 +200,8 @@ class Detection(Whole):
         raise InputError(
             "a method that compares logits as distributions over classes; a detector's hold the "
             "edges of boxes too",
-            expected="the method detection, or matches of 'output[classes]' and 'output[edges]'",
+            expected="the method detection, or matches of 'output[classes]' and 'output[edges]'; "
+            "set_detection for detectors that answer with sets",
         )
 
     def labelled(self, batch: Batch) -> None:
@@ -223,13 +238,16 @@ class Detection(Whole):
         check_finite(inputs, batch)
 
     def check_logits(self, logits: Tensor, whose: str) -> None:
+        if self._queries.fit(logits):
+            return
         places = len(Places.of(self.image, self.strides, torch.device("cpu")).strides)
         wanted = (places, self.classes + 4 * self.bins)
         if logits.ndim != 3 or tuple(logits.shape[1:]) != wanted:
             raise InputError(
                 f"the {whose}'s logits have the shape {tuple(logits.shape)}",
                 expected=f"(B, {wanted[0]}, {wanted[1]}): the places of strides "
-                f"{list(self.strides)}, {self.classes} classes and 4 · {self.bins} bins",
+                f"{list(self.strides)}, {self.classes} classes and 4 · {self.bins} bins; or "
+                f"(B, L, {self.classes + 4}) or (B, L, {self.classes + 5}), a set of boxes",
                 remedy=f"Build the {whose} with these classes, strides and bins, or change "
                 "task.strides and task.bins.",
             )
@@ -252,21 +270,25 @@ class Detection(Whole):
         """Return to what share both find the same boxes, and how far their classes are apart.
 
         The first is twice the number of boxes that both find (of one class, with an IoU of at least
-        0.5), over the number of boxes of both, of those with a score of at least 0.3. The second is
-        the sum over places and classes of KL(other ‖ logits), each class a yes or no.
+        0.5), over the number of boxes of both, of those that are ``sure``. The second is
+        the sum over places and classes of KL(other ‖ logits), each class a yes or no; NaN if one of
+        the two answers with a set, which has no places.
         """
         pairs = zip(self.boxes(logits), self.boxes(other), strict=True)
-        same = [_agreement(one.surer(_SHOWN), two.surer(_SHOWN)) for one, two in pairs]
+        same = [_agreement(one.surer(self.sure), two.surer(self.sure)) for one, two in pairs]
+        agreement = torch.tensor(same, device=logits.device)
+        if self._queries.fit(logits) or self._queries.fit(other):
+            return agreement, torch.full_like(agreement, torch.nan)
         divergence = binary_kl(self._parts(logits)[0], self._parts(other)[0], reduction="none")
-        return torch.tensor(same, device=logits.device), divergence.sum(1)
+        return agreement, divergence.sum(1)
 
     def apart(self, logits: Tensor, other: Tensor, batch: Batch) -> Tensor:
         """Return to what share the two find other boxes."""
         return 1 - self.alike(logits, other, batch)[0]
 
     def told(self, logits: Tensor, batch: Batch, row: int) -> dict[str, Any]:
-        """Return the classes of the boxes with a score of at least 0.3; right if all match."""
-        found = self.boxes(logits[row : row + 1])[0].surer(_SHOWN)
+        """Return the classes of the boxes that are sure; right if all match."""
+        found = self.boxes(logits[row : row + 1])[0].surer(self.sure)
         wanted = self.truth(batch)[row]
         count = found.matched(wanted)
         return {
@@ -281,13 +303,25 @@ class Detection(Whole):
     def drawn(self, logits: Tensor | None, batch: Batch, row: int) -> Shown:
         found = self.truth(batch)[row]
         if logits is not None:
-            found = self.boxes(logits[row : row + 1])[0].surer(_SHOWN)
+            found = self.boxes(logits[row : row + 1])[0].surer(self.sure)
         names = [
             label_of(self.labels, number) + ("" if logits is None else f" {score:.0%}")
             for number, score in zip(found.classes.tolist(), found.scores.tolist(), strict=True)
         ]
         picture = self.inputs(batch)[row]
         return boxed(picture, found.boxes.cpu(), found.classes.tolist(), names, self._listed(found))
+
+    @cached_property
+    def _queries(self) -> Queries:
+        return Queries(self.classes, self.image)
+
+    def _read(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores of classes, (B, L, C), and boxes in the picture, (B, L, 4), in pixels."""
+        if self._queries.fit(logits):
+            return self._queries.scores(logits), self._limited(self._queries.boxes(logits))
+        classes, edges = self._parts(logits)
+        places = Places.of(self.image, self.strides, logits.device)
+        return classes.sigmoid(), self._limited(places.boxes(_expected(edges)))
 
     def _parts(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of classes, (B, L, C), and of edges, (B, L, 4, N)."""
@@ -301,10 +335,12 @@ class Detection(Whole):
         return torch.minimum(boxes.clamp(min=0), edge)
 
     def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
-        places = self.places(batch)
-        classes, edges = self._parts(logits)
         known = ~torch.isnan(self.targets(batch)).flatten(1).any(1)
         boxes, numbers = self.targets(batch).float().nan_to_num(0.0), batch["classes"]
+        if self._queries.fit(logits):
+            return known * self._queries.losses(logits, boxes, numbers)
+        places = self.places(batch)
+        classes, edges = self._parts(logits)
         answers, which = places.assigned(boxes)
         wanted = boxes.gather(1, which[..., None].expand(-1, -1, 4))
         number = numbers.gather(1, which).clamp(min=0)
@@ -316,6 +352,22 @@ class Detection(Whole):
         distances = places.distances(wanted).clamp(min=0, max=self.bins - 1 - 1e-3)
         parts = _GIOU * (1 - general) + _EDGES * _distribution_focal(edges, distances)
         return known * (focal + (weight * parts).sum(1) / weight.sum(1).clamp(min=1e-6))
+
+    def as_labels(self, logits: Tensor, batch: Batch) -> list[list[list[float]]]:
+        """Return the sure boxes of each picture: x1, y1, x2, y2 in pixels, and the class."""
+        found = [each.surer(self.sure) for each in self.boxes(logits)]
+        rows = [torch.cat([each.boxes, each.classes[:, None]], dim=1) for each in found]
+        return [row.tolist() for row in rows]
+
+    def relabelled(self, samples: Samples, labels: Sequence[Any]) -> Samples:
+        if not isinstance(samples, Arrays):
+            raise InputError(
+                f"samples of type {type(samples).__name__}", expected="pictures in memory"
+            )
+        named = {self.target_name: "targets", self.class_name: "classes"}
+        made = placed(samples.ids, samples.column("inputs"), labels, kind="boxes").fields
+        fields = {name: made[named.get(name, name)] for name in samples.fields if name in named}
+        return replace(samples, fields={**samples.fields, **fields})
 
     def _listed(self, found: Boxes) -> str:
         return ", ".join(label_of(self.labels, n) for n in found.classes.tolist()) or "nothing"

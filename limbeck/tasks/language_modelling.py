@@ -21,7 +21,8 @@ from limbeck.data.language_tokenizer import LanguageTokenizer
 from limbeck.data.samples import Batch, Samples
 from limbeck.errors import InputError, unknown
 from limbeck.tasks.around import Around
-from limbeck.tasks.generating import prompts, write
+from limbeck.tasks.generating import draw, prompts, write
+from limbeck.tasks.reading import Renamed
 from limbeck.tasks.task import Quality
 from limbeck.tasks.token_prediction import TokenPrediction
 
@@ -56,6 +57,8 @@ class LanguageModelling(Around):
         asked: how many tokens of a plain text are the prompt; 0 for texts that have prompts.
         judge: by default ``overlap`` for plain texts, ``text`` for answers.
         temperature: at which models write; 0 takes the likeliest token each time.
+        teacher_tokenizer: of a teacher that has other tokens; its fields of a batch are
+            ``teacher_inputs`` and ``teacher_targets``.
     """
 
     tokenizer: LanguageTokenizer
@@ -63,6 +66,7 @@ class LanguageModelling(Around):
     asked: int = 0
     judge: str = ""
     temperature: float = 0.0
+    teacher_tokenizer: LanguageTokenizer | None = None
     name: str = "language_modelling"
 
     def __post_init__(self) -> None:
@@ -74,6 +78,13 @@ class LanguageModelling(Around):
     def inner(self) -> TokenPrediction:
         """Return the same task without what models write."""
         return self._tokens
+
+    def for_teacher(self) -> Renamed | None:
+        """Return the prediction of the teacher's own tokens; ``None`` if it has the same ones."""
+        if self.teacher_tokenizer is None:
+            return None
+        fields = {"inputs": blocks.TEACHER_INPUTS, "targets": blocks.TEACHER_TARGETS}
+        return Renamed(TokenPrediction(self.teacher_tokenizer.vocab), fields)
 
     @property
     def headline(self) -> str:
@@ -103,14 +114,23 @@ class LanguageModelling(Around):
     def closeness(self, produced: str, reference: str) -> float:
         return self._judge(produced, reference)
 
-    def written(self, model: nn.Module, batch: Batch, *, temperature: float, seed: int) -> Batch:
+    def written(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        temperature: float,
+        seed: int,
+        teacher: nn.Module | None = None,
+        share: float = 0.0,
+    ) -> Batch:
         """Return a batch of the same prompts, and after them what a model writes.
 
         All targets are −100; ``counted`` says where it wrote.
         """
         asked = prompts(self.inputs(batch), self.targets(batch), self.asked)
         padding = self.tokenizer.padding
-        found = write(
+        found, likely = draw(
             model,
             asked,
             length=self.tokenizer.length + 1,
@@ -118,8 +138,10 @@ class LanguageModelling(Around):
             padding=padding,
             temperature=temperature,
             seed=seed,
+            teacher=teacher,
+            share=share,
         )
-        return batch | blocks.counted(list(zip(asked, found, strict=True)), padding)
+        return batch | blocks.counted(list(zip(asked, found, strict=True)), padding, likely)
 
     def restated(self, samples: Samples, texts: Sequence[str]) -> Samples:
         """Return the samples with what was written after each prompt as what is to be predicted."""

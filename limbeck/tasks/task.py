@@ -18,13 +18,16 @@ from limbeck.losses.spec import Spec
 
 __all__ = [
     "Comparing",
+    "Deciding",
     "Drawing",
     "Meter",
+    "OtherTokens",
     "Placed",
     "Presenting",
     "Producing",
     "Quality",
     "Refusing",
+    "Relabelling",
     "Restating",
     "Scripted",
     "Separable",
@@ -150,6 +153,27 @@ class Telling(Protocol):
 
 
 @runtime_checkable
+class Deciding(Telling, Protocol):
+    """A telling task with one class out of C for each sample, and logits (B, C).
+
+    Its report groups the samples on which teacher and student differ, and shows on what parts of
+    an input their answers rest.
+
+    Attributes:
+        labels: the classes' names; empty if they have none.
+    """
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Return the labels, (B,) int64; negative where there is none."""
+
+    def log_shares(self, logits: Tensor) -> Tensor:
+        """Return the logarithm of each class's probability, (B, C) float32, with gradients."""
+
+
+@runtime_checkable
 class Presenting(Protocol):
     """A telling task whose report also shows samples that were chosen by chance.
 
@@ -264,19 +288,62 @@ class Restating(Protocol):
 
 
 @runtime_checkable
+class Relabelling(Protocol):
+    """A task whose students can learn what a teacher answers in the place of the labels.
+
+    That is asked once, before students are trained, where a recipe lets the teacher produce what
+    they learn. It needs no loss between two answers, so that these may be of different kinds.
+    """
+
+    def as_labels(self, logits: Tensor, batch: Batch) -> list[Any]:
+        """Return a teacher's answer to each sample as a label, (B,) JSON-like."""
+
+    def relabelled(self, samples: Samples, labels: Sequence[Any]) -> Samples:
+        """Return the samples with these labels, in their order, in the place of their own."""
+
+
+@runtime_checkable
 class Writing(Protocol):
     """A task whose students can learn from what they write themselves (on-policy distillation)."""
 
-    def written(self, model: nn.Module, batch: Batch, *, temperature: float, seed: int) -> Batch:
+    def written(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        temperature: float,
+        seed: int,
+        teacher: nn.Module | None = None,
+        share: float = 0.0,
+    ) -> Batch:
         """Return the batch with what a model writes in the place of the references.
 
-        It has no targets: what the model wrote counts for the teacher alone.
+        It has no targets: what the model wrote counts for the teacher alone. Fields ``written`` and
+        ``likelihood``, (B, T), say which token was drawn at each place and the logarithm of the
+        probability with which it was.
 
         Args:
             model: in eval mode.
             batch: of which the prompts stay.
             temperature: at which tokens are drawn.
             seed: of the draws.
+            teacher: writes along.
+            share: of the teacher's distribution in the one from which tokens are drawn.
+        """
+
+
+@runtime_checkable
+class OtherTokens(Protocol):
+    """A task whose answers are tokens, of which a teacher may have others than its student.
+
+    Then the n-th answer of the one is about other text than the n-th of the other, and only losses
+    that take a ``teacher_mask`` compare them: they get what counts for each side.
+    """
+
+    def for_teacher(self) -> Task | None:
+        """Return what the same batches mean to the teacher; ``None`` if its tokens are the same.
+
+        It names in a batch what the teacher reads, and what it is to predict.
         """
 
 

@@ -115,6 +115,44 @@ def test_a_transformer_loses_whole_heads_and_keeps_its_states() -> None:
         assert block.out.out_features == block.fc2.out_features == 16
 
 
+@pytest.mark.parametrize("importance", ["magnitude", "group_norm"])
+def test_heads_of_one_layer_for_queries_keys_and_values(importance: Any) -> None:
+    """Without it, a ViT would keep all heads, or lose parts of several."""
+    model = zoo.build("vit", depth=2, width=16, heads=4, image=(3, 16, 16), expansion=0.5)
+    rest = [f"blocks.{n}.fc1" for n in (0, 1)]
+    with torch.no_grad():  # the third head says nothing, and nothing listens to it
+        for block in model.blocks:
+            block.qkv.weight.view(3, 4, 4, 16)[:, 2] *= 1e-6
+            block.qkv.bias.view(3, 4, 4)[:, 2] = 0
+            block.proj.weight[:, 8:12] *= 1e-6
+    smaller = prune(model.eval(), IMAGES, parameters=0.875, importance=importance, keep=rest)
+    for own, whole in zip(smaller.blocks, model.blocks, strict=True):
+        assert own.qkv.out_features == 36
+        left = [n for n in range(16) if not 8 <= n < 12]
+        assert torch.equal(own.proj.weight, whole.proj.weight[:, left])
+        heads = whole.qkv.weight.view(3, 16, 16)[:, left].reshape(36, 16)
+        assert torch.equal(own.qkv.weight, heads)
+    assert torch.allclose(smaller(IMAGES), model(IMAGES), atol=1e-5)
+
+
+def test_the_target_may_be_a_time() -> None:
+    """Without it, the clock could be read the wrong way round, or asked about other networks."""
+    args, inputs = MODELS["cnn"]
+    model = zoo.build("cnn", **args)
+    asked = []
+
+    def clock(whole: nn.Module, smaller: nn.Module) -> tuple[float, float]:
+        asked.append(size(smaller))
+        return 2.0 + size(whole), 2.0 + size(smaller)
+
+    faster = prune(model, inputs, latency=0.6, clock=clock)
+    assert 0.5 < (2 + size(faster)) / (2 + size(model)) <= 0.6
+    assert len(asked) <= 8  # each is a measurement
+    assert size(prune(model, inputs, latency=0.9)) < size(model)  # PyTorch's own time
+    with pytest.raises(InputError, match=r"latency is to be 0\.1 of what it was.*at least 0\.5"):
+        prune(model, inputs, latency=0.1, clock=lambda whole, smaller: (2.0, 1.0))
+
+
 def test_a_shortcut_that_pads_channels_keeps_the_stream() -> None:
     """Without it, a network could be cut where it cannot be followed, and answer something else."""
     model = zoo.build("resnet8", shortcut="A")
@@ -148,7 +186,10 @@ def test_depthwise_convolutions_are_built_again() -> None:
         ({"parameters": 0.5, "scope": "all"}, "Known: global, layer"),
         ({"parameters": 0.5, "keep": ["conv9"]}, "did you mean 'conv2' or 'conv1'"),
         ({"parameters": 0.5, "keep": ["conv1", "conv2", "fc1"]}, "no units that could be removed"),
-        ({"parameters": 0.5, "macs": 0.5}, "parameters and macs. Expected: parameters or macs"),
+        (
+            {"parameters": 0.5, "macs": 0.5},
+            "parameters and macs. Expected: parameters, macs or latency",
+        ),
         ({"parameters": 1.5}, "parameters is 1.5"),
         ({"parameters": 0.001}, "for each layer keeps a unit"),
     ],

@@ -189,3 +189,47 @@ def test_layers_go_by_their_modules(source: Path) -> None:
     assert {name: node.name for name, node in found.items()} == {
         "fc1": "node_fc1", "fc2": "node_fc2", "head": "node_head",
     }  # fmt: skip
+
+
+def _activations(path: Path, folder: Path) -> Any:
+    """Return all tensors of a file for X, as ONNX Runtime's own comparison collects them."""
+    debug = pytest.importorskip("onnxruntime.quantization.qdq_loss_debug")
+    opened = folder / f"all-{path.name}"
+    debug.modify_model_output_intermediate_tensors(str(path), str(opened))
+    return debug.collect_activations(str(opened), iter([{"inputs": X}]))
+
+
+def test_noise_is_what_onnx_runtime_finds(source: Path, tmp_path: Path) -> None:
+    """Without it, a layer that suffers could be shown as one that does not."""
+    debug = pytest.importorskip("onnxruntime.quantization.qdq_loss_debug")
+    made = compress.static(source, tmp_path / "q.onnx", [{"inputs": X}])
+    parts = [{"inputs": X[:40]}, {"inputs": X[40:]}]
+    found = {each.layer: each for each in compress.noise(source, made, parts)}
+    weights = debug.compute_weight_error(debug.create_weight_matching(str(source), str(made)))
+    pairs = debug.create_activation_matching(
+        _activations(made, tmp_path), _activations(source, tmp_path)
+    )
+    theirs = debug.compute_activation_error({n: p for n, p in pairs.items() if "float" in p})
+    assert list(found) == ["fc1", "fc2", "head"]
+    for name in ("fc1", "fc2"):
+        wanted = theirs[f"{name}_relu"]["xmodel_err"]
+        assert found[name].activations == pytest.approx(wanted, abs=1e-3)
+    for name, each in found.items():
+        assert each.weights == pytest.approx(weights[f"{name}.weight"], abs=1e-3)
+    head = found["head"].activations
+    error = answers(made) - answers(source)
+    wanted = 10 * np.log10(np.square(answers(source)).sum() / np.square(error).sum())
+    assert head == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "weights_only"])
+def test_noise_of_other_schemes(source: Path, tmp_path: Path, scheme: str) -> None:
+    """Without it, files for Transformers would have no such panel."""
+    made = getattr(compress, scheme)(source, tmp_path / "q.onnx", keep=["fc1"])
+    found = {each.layer: each for each in compress.noise(source, made, [{"inputs": X}])}
+    assert found["fc1"].activations == 120
+    assert found["fc1"].weights is None
+    for name in ("fc2", "head"):
+        noisy = found[name].activations
+        assert noisy is not None
+        assert 5 < noisy < 60

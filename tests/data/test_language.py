@@ -6,12 +6,15 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from language import CHAT, llama, story, sums, write_rows
 from torch import Tensor
 
+import limbeck as lb
+from limbeck import tasks
 from limbeck.data import readers
 from limbeck.data.language_tokenizer import LanguageTokenizer
 from limbeck.data.sources import language
@@ -167,3 +170,72 @@ def test_wrong_input(
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         language(tmp_path, **{"tokenizer": "characters", "length": 32, "asked": 8, **options})
+
+
+def tokens_in(batch: dict[str, Any], field: str, targets: str, row: int) -> tuple[Tensor, Tensor]:
+    """Return all tokens of a row, with the one after it, and which of them are to be predicted."""
+    ids = batch[field]["input_ids"][row]
+    if "attention_mask" in batch[field]:
+        ids = ids[batch[field]["attention_mask"][row].bool()]
+    wanted = batch[targets][row][: len(ids)]
+    known = torch.where(wanted == -100, ids.roll(-1), wanted)
+    return torch.cat([ids[:1], known]), wanted != -100
+
+
+@pytest.mark.parametrize("kind", ["plain", "asked"])
+def test_a_teacher_with_other_tokens_reads_the_same(
+    kind: str, plain: Path, asked: Path, tmp_path: Path
+) -> None:
+    """Places of other texts would be compared, without a word."""
+    folder = asked
+    if kind == "plain":
+        folder = tmp_path
+        for number in range(3):
+            text = f"Größe {number}: é\n" + story(20)
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    wanted = {"tokenizer": "bpe", "teacher_tokenizer": "characters", "vocab": 300, "asked": 8}
+    data = language(folder, length=48, **wanted)
+    own, other = data.reader, data.facts["targets"]["teacher_tokenizer"]
+    assert data.facts["teacher_inputs"]["vocab"] == other.vocab < own.vocab
+    ended = False
+    for samples in (data.train, data.validation, data.test):
+        batch = batch_of(samples, len(samples))
+        for row in range(len(samples)):
+            mine, counts = tokens_in(batch, "inputs", "targets", row)
+            theirs, count = tokens_in(batch, "teacher_inputs", "teacher_targets", row)
+            assert own.model.decode(mine) == other.model.decode(theirs)
+            told = own.model.decode(mine[1:][counts]), other.model.decode(theirs[1:][count])
+            assert told[0] == told[1] or kind == "plain"
+            ended |= kind == "plain" and own.end in mine.tolist()[1:-1]
+    assert ended == (kind == "plain")
+
+
+def test_answers_in_other_tokens_are_compared_in_their_order(asked: Path) -> None:
+    """The distance would be one between a prompt and an answer: against a loop in NumPy."""
+    data = language(asked, tokenizer="bpe", teacher_tokenizer="characters", vocab=300, length=48)
+    task = tasks.LanguageModelling(**data.facts["targets"])
+    torch.manual_seed(0)
+    teacher = llama(data.facts["teacher_inputs"]["vocab"], width=64)
+    student = llama(data.facts["inputs"]["vocab"])
+    batch = batch_of(data.train, 4)
+    distiller = lb.Distiller(
+        lb.Teacher(teacher, inputs="teacher_inputs"), student, task=task, method=lb.methods.uld()
+    )
+    value = float(distiller(batch).terms["universal_logit"])
+    distances = []
+    for row in range(4):
+        q, p = (
+            model(**batch[field]).logits[row].softmax(-1).detach().numpy()[batch[name][row] != -100]
+            for model, field, name in (
+                (student, "inputs", "targets"), (teacher, "teacher_inputs", "teacher_targets")
+            )
+        )  # fmt: skip
+        for one, theirs in zip(q, p, strict=False):  # the n-th of the one and of the other
+            sides = np.zeros((2, max(len(one), len(theirs))))
+            sides[0, : len(one)], sides[1, : len(theirs)] = (
+                np.sort(one)[::-1],
+                np.sort(theirs)[::-1],
+            )
+            distances.append(np.abs(sides[0] - sides[1]).sum())
+        assert len(q) != len(p)
+    assert value == pytest.approx(np.mean(distances), rel=1e-4)

@@ -15,7 +15,8 @@ from scenes import FILES, change, pair, write_coco
 
 import limbeck as lb
 from limbeck.data import Arrays, Augmentation, Crop, Cutout, Data, Flip, Loader, ResizedCrop
-from limbeck.data.sources import coco, digits
+from limbeck.data.loader import as_float
+from limbeck.data.sources import coco, digits, mask_folder
 from limbeck.data.sources.scenes import _REGIONS, digit_scenes
 from limbeck.errors import InputError
 from limbeck.tasks import Detection, Segmentation
@@ -221,3 +222,87 @@ def test_steps_that_do_not_say_where_pixels_go_are_refused() -> None:
     with pytest.raises(InputError, match=r"ResizedCrop.* for labels that have a place"):
         lb.fit(distiller, scenes.train, augment=Augmentation((ResizedCrop(64),)), epochs=1)
     assert np.array_equal(scenes.train.ids, np.arange(4))
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> Path:
+    """Four pictures of 8×6 pixels with masks of three classes, one of them without any."""
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (8, 6), (number, 9, 9)).save(tmp_path / "set" / "images" / f"{number}.png")
+        classes = np.zeros((6, 8), np.uint8)
+        classes[:2], classes[4:] = 1 + number % 2, 255
+        write_mask(tmp_path / "set", number, classes)
+    return tmp_path / "set"
+
+
+def write_mask(folder: Path, number: int, classes: np.ndarray) -> None:
+    Image.fromarray(classes).save(folder / "masks" / f"{number}.png")
+
+
+def test_masks_are_read_as_they_are_written(masked: Path) -> None:
+    """Without it, a colour could be taken for a class, or a mask belong to another picture."""
+    data = mask_folder(masked, validation=0.25, test=0.25)
+    assert data.labels == ("0", "1", "2")
+    sets = (data.train, data.validation, data.test)
+    assert [len(each) for each in sets] == [2, 1, 1]
+    for each in sets:
+        batch = batch_of(each)
+        for number, picture, mask in zip(each.ids, batch["inputs"], batch["targets"], strict=True):
+            assert int(picture[0, 0, 0]) == number  # the file's name
+            assert mask[:2].unique().tolist() == [1 + number % 2]
+            assert mask[2:4].unique().tolist() == [0]
+            assert mask[4:].unique().tolist() == [255]
+        Segmentation(3).check(as_float(batch))
+    larger = batch_of(mask_folder(masked, size=16, names=["sky", "cat", "dog"]).train)
+    assert larger["inputs"].shape[2:] == (16, 16)
+    assert larger["targets"][:, 12:].unique().tolist() == [255]  # filled up
+    assert larger["targets"][:, :4].unique().tolist() == [1, 2]
+    palette = Image.open(masked / "masks" / "0.png").convert("P")
+    palette.putpalette(bytes(range(256)) * 3)
+    indices = np.array(palette)
+    palette.save(masked / "masks" / "0.png")
+    kept = mask_folder(masked, names=[str(n) for n in range(255)])
+    there = torch.cat([each.column("targets") for each in (kept.train, kept.validation, kept.test)])
+    assert any(np.array_equal(each, indices) for each in there.numpy())
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("rename", "1 of 4 files in .*images have no mask, 2.png for example"),
+        ("size", r"3.png has 4×4 pixels, and 3.png 8×6"),
+        ("colour", "3.png is a picture in RGB.*one number for each pixel"),
+        ("class", "3.png holds class 7.*Name all classes"),
+        ("binary", "hold no class but 0.*write 1 for white"),
+        ("other", "pictures of 8×6 and of 9×6|pictures of 9×6 and of 8×6"),
+        ("folder", "there is no folder .*masks"),
+        ("nothing", "expected: images and masks|images and masks, or train/images"),
+    ],
+)
+def test_wrong_masks_are_named(what: str, message: str, masked: Path) -> None:
+    """Without it, a wrong mask among thousands would be looked for by hand."""
+    options: dict[str, Any] = {}
+    masks = masked / "masks"
+    if what == "rename":
+        (masks / "2.png").rename(masks / "two.png")
+    elif what == "size":
+        write_mask(masked, 3, np.zeros((4, 4), np.uint8))
+    elif what == "colour":
+        Image.new("RGB", (8, 6)).save(masks / "3.png")
+    elif what == "class":
+        options["names"] = ["sky", "cat", "dog"]
+        write_mask(masked, 3, np.full((6, 8), 7, np.uint8))
+    elif what == "binary":
+        for number in range(4):
+            write_mask(masked, number, np.eye(6, 8, dtype=np.uint8) * 255)
+    elif what == "other":
+        Image.new("RGB", (9, 6)).save(masked / "images" / "3.png")
+        write_mask(masked, 3, np.ones((6, 9), np.uint8))
+    else:
+        shutil.rmtree(masks)
+        if what == "nothing":
+            shutil.rmtree(masked / "images")
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        mask_folder(masked, **options)

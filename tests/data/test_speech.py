@@ -90,6 +90,19 @@ def test_sequences_are_recordings_of_one_speaker(folder: Path) -> None:
     assert other.test.fingerprint() != data.test.fingerprint()
 
 
+def test_recordings_and_sequences_are_brought_to_one_loudness(folder: Path) -> None:
+    """Without it, samples and what ships could be heard at different loudness."""
+    for options in ({}, {"joined": [2, 3], "pause": 0.0}):
+        plain = speech(folder, held_out=HELD, **options)  # type: ignore[arg-type]
+        data = speech(folder, held_out=HELD, loudness=-30.0, **options)  # type: ignore[arg-type]
+        heard = [_sounds(plain.test, row) for row in range(len(plain.test))]
+        assert data.reader is not None
+        wanted = data.reader(heard)["waveform"].numpy()
+        for row, values in enumerate(heard):
+            assert (_sounds(data.test, row) == wanted[row, : len(values)]).all()
+            assert (_sounds(data.test, row) != values).any()
+
+
 def test_transcripts_become_characters(folder: Path) -> None:
     """Without it, only data with labels could be recognised."""
     data = speech(folder, held_out=HELD, text="said", rate=4000)
@@ -129,6 +142,7 @@ def test_folders_of_files(listed: bool, tmp_path: Path) -> None:
         ({"held_out": {"test": ["ada"], "validation": ["ada"]}}, "'ada' is held out twice"),
         ({"held_out": {"test": list(PEOPLE)}}, "no recording is left to train on"),
         ({"label": "digit"}, "column 'digit' is not known"),
+        ({"loudness": 20.0}, "a loudness of 20 dB"),
         ({"joined": [3, 2]}, r"sequences of \[3, 2\]"),
         ({"joined": [2, 3], "text": "said"}, "one of them"),
     ],

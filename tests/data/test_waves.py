@@ -14,7 +14,7 @@ from sounds import hum, wav
 
 from limbeck.data import readers
 from limbeck.data.shown import heard
-from limbeck.data.waves import Recordings, Waves, decoded, jagged, resampled
+from limbeck.data.waves import Recordings, Waves, decoded, jagged, levelled, resampled
 from limbeck.errors import InputError
 
 
@@ -42,6 +42,20 @@ def test_another_rate_keeps_the_pitch() -> None:
     assert found.dtype == np.int16
 
 
+def test_voices_become_equally_loud() -> None:
+    """Without it, a voice that is far from its microphone would be another kind of sound."""
+    near = np.concatenate([hum(1, 0, 0), np.zeros(900, np.int16)])
+    far = (near / 30).astype(np.int16)
+    found = [levelled(values, 8000, -20.0).astype(float) for values in (near, far)]
+    for values in found:
+        padded = np.pad(values, 100)
+        loud = [np.sqrt(np.mean(padded[n : n + 200] ** 2)) for n in range(len(values))]
+        assert sorted(loud)[int(0.9 * len(loud))] == pytest.approx(3276.8, rel=0.02)
+    np.testing.assert_allclose(*found, atol=300)
+    assert not levelled(np.zeros(50, np.int16), 8000, -20.0).any()
+    assert levelled(near, 8000, 0.0).max() == 32767
+
+
 def test_the_reader_takes_files_and_numbers(tmp_path: Path) -> None:
     """Without it, a student that ships could hear something else than it was trained on."""
     values = hum(0, 1, 2)
@@ -53,6 +67,8 @@ def test_the_reader_takes_files_and_numbers(tmp_path: Path) -> None:
     assert found["waveform"].dtype == torch.int16
     assert (found["waveform"] == torch.from_numpy(values)).all()
     assert found["mask"].all()
+    louder = readers.load(tmp_path, Waves(8000, -20.0).save(tmp_path))
+    assert (louder(raw)["waveform"].numpy() == levelled(values, 8000, -20.0)).all()
     short = reader([values, values[:5]])
     assert short["mask"].sum(1).tolist() == [len(values), 5]
     assert not short["waveform"][1, 5:].any()

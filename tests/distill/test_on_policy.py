@@ -62,6 +62,37 @@ def test_a_fraction_of_the_steps(data: Data) -> None:
     assert float(out.terms["jensen_shannon"]) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_a_teacher_that_writes_along(data: Data) -> None:
+    """Weights of another distribution than the one drawn from would lead anywhere in silence."""
+    task, batch = task_of(data), next(iter(lb.data.Loader(data.train, 8)))
+    distiller = distiller_of(data)
+    teacher, student = distiller.teacher, distiller.student.eval()
+    policy = OnPolicy(task, fraction=1.0, temperature=1.5, teacher=teacher, mix=0.3)
+    found = policy(batch, student, 0)
+    with torch.no_grad():
+        own, theirs = (m(**found["inputs"]).logits for m in (student, teacher.module))
+    mixed = 0.3 * theirs.softmax(-1) + 0.7 * (own / 1.5).softmax(-1)
+    counts = found["counted"]
+    likely = mixed.gather(-1, found["written"].unsqueeze(-1)).squeeze(-1).log()
+    assert torch.allclose(found["likelihood"][counts], likely[counts], atol=1e-4)
+    ids = found["inputs"]["input_ids"]
+    follows = counts[:, :-1] & counts[:, 1:]
+    assert torch.equal(found["written"][:, :-1][follows], ids[:, 1:][follows])
+    assert not found["likelihood"][~counts].any()
+    # Tokens are drawn from the mixture: what is likely for the teacher alone occurs as often.
+    share = float(
+        (theirs.softmax(-1) / mixed).gather(-1, found["written"].unsqueeze(-1))[counts].mean()
+    )
+    assert share == pytest.approx(1.0, abs=0.05)
+    made = lb.Distiller(teacher, student, task=task, method=lb.methods.minillm())
+    out = made(found)
+    alone = {"written": found["written"], "likelihood": found["likelihood"], "mask": counts}
+    expected = lb.losses.minillm(out.student.logits, out.teacher.logits, **alone)
+    assert float(out.terms["minillm"]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    with pytest.raises(InputError, match="a share from 0 to below 1"):
+        OnPolicy(task, mix=0.2)
+
+
 def test_the_same_bits_after_an_interruption(data: Data, tmp_path: Path) -> None:
     """Without it, a resumed run would write other texts than one that was never stopped."""
     policy = OnPolicy(task_of(data), fraction=0.6, seed=1)

@@ -79,6 +79,25 @@ def test_texts_may_have_any_length_and_number(tmp_path: Path) -> None:
     assert (random["input_ids"].shape[0], int(random["input_ids"].max())) <= (3, 9)
 
 
+def test_an_lstm_knows_lengths_by_itself(tmp_path: Path) -> None:
+    """Without it, padding would be read, from its end on by the way back."""
+    model = lb.students.zoo.build("bilstm", vocab=30, width=8, hidden=5, layers=2, classes=3)
+    written(model, TOKENS, tmp_path / "m.onnx")
+    runner = opened(tmp_path / "m.onnx")
+    for rows, length in ((1, 1), (5, 23)):
+        ids = torch.randint(1, 30, (rows, length))
+        mask = torch.ones_like(ids)
+        mask[0, 1:] = 0
+        batch = {"input_ids": ids, "attention_mask": mask}
+        with torch.no_grad():
+            assert torch.allclose(logits_from(runner, batch), model.eval()(**batch), atol=1e-6)
+    assert [node.op_type for node in onnx.load(str(tmp_path / "m.onnx")).graph.node].count(
+        "LSTM"
+    ) == 2
+    with pytest.raises(InputError, match=r"m\.pt2: the network has the operator .*Export as onnx"):
+        written(model, TOKENS, tmp_path / "m.pt2")
+
+
 def test_lengths_of_their_own_have_names_of_their_own() -> None:
     """Without it, a source and its translation would have to be equally long."""
     sizes = ((4, 5), (7, 3), (9, 8))
@@ -116,6 +135,27 @@ def test_executorch_answers_as_the_network(tmp_path: Path) -> None:
     assert torch.allclose(logits_from(runner, images), model(images).detach(), atol=1e-5)
     assert (runner.facts["most"], runner.facts["parameters"]) == ({"batch": 32}, 7)
     assert bench({"m": Contender(runner, images, "")}, seconds=0.01)["m"]["batch"] == 70
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("executorch") is None,
+    reason="no executorch: pip install limbeck[executorch]",
+)
+@pytest.mark.skipif(
+    "LIMBECK_SLOW" not in os.environ, reason="the import alone takes 5 s: set LIMBECK_SLOW=1"
+)
+def test_executorch_computes_with_integers(tmp_path: Path) -> None:
+    """Without it, a file could be called one of integers and hold floats, or answer nonsense."""
+    draws = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 3))
+    images = torch.rand(90, 8, 8, generator=draws)
+    written(model, [images[:1]], tmp_path / "floats.pte")
+    written(model, [images[:1]], tmp_path / "m.pte", calibrate=[*images[:64].split(32), images[:3]])
+    sizes = [(tmp_path / name).stat().st_size for name in ("m.pte", "floats.pte")]
+    assert sizes[0] < 0.5 * sizes[1]
+    found, wanted = logits_from(opened(tmp_path / "m.pte"), images), model(images).detach()
+    apart = (found - wanted).abs().max()
+    assert 0 < apart < 0.05 * wanted.abs().max()
 
 
 class _Eigen(nn.Module):
@@ -185,6 +225,9 @@ def test_parity_by_hand() -> None:
     found.require(1.5 / 4, "m.onnx")
     with pytest.raises(InputError, match=r"m\.onnx answers otherwise .* up to 1\.5, 0\.375 of"):
         found.require(0.37, "m.onnx")
+    found.require(0.5 / 4, "m.pte", on_average=True)
+    with pytest.raises(InputError, match=r"on average by 0\.5, 0\.125 of"):
+        found.require(0.12, "m.pte", on_average=True)
     with pytest.raises(InputError, match="none could not run the model: The size of tensor"):
         export.compared(_Says(same), _Says(torch.zeros(3, 7)), [batch], task)
     broken = export.compared(_Says(same), _Says(more * torch.nan), [batch], task)
@@ -195,12 +238,15 @@ def test_parity_by_hand() -> None:
 def test_recipes_name_formats() -> None:
     """Without it, a misspelt format would be found when everything is trained."""
     listed = load("digits", ["export=[onnx, {program: {tolerance: 0.1}}]"]).export
-    assert {n: one.tolerance for n, one in listed.items()} == {"onnx": 1e-3, "program": 0.1}
+    assert {n: one.allowed for n, one in listed.items()} == {"onnx": 1e-3, "program": 0.1}
+    whole = load("digits", ["export={executorch: {bits: 8}}"]).export["executorch"]
+    assert (whole.bits, whole.allowed) == (8, 0.02)
     assert load("digits", ["export={onnx: {opset: 20}}"]).export["onnx"].opset == 20
     for wrong, told in {
         "export=[onx]": "export.onx is 'onx'.*'onnx', 'program'",
         "export={onnx: {opst: 9}}": "did you mean 'opset'",
         "export={program: {opset: 9}}": "opsets are of onnx",
+        "export={onnx: {bits: 8}}": "integers for onnx are made by compress",
     }.items():
         with pytest.raises(InputError, match=told):
             load("digits", [wrong])

@@ -125,7 +125,9 @@ def test_bench_compares_runs_and_files(
     for one in found.values():
         assert 0 < one["latency_ms"]["p50"] <= one["latency_ms"]["p95"]
         assert 0 < one["zipped_bytes"] < one["size_bytes"]
-    assert "On random inputs" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "On random inputs" in told
+    assert "mJ: millijoules for one sample in such a batch, " in told
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"bad\.onnx is not an ONNX model"):
         compare([tmp_path / "bad.onnx"], json=None, **options)

@@ -33,9 +33,9 @@ CHAPTERS = {
         "probabilistic_transfer inter_channel kernel_alignment"
     ),
     "contrast": "contrastive self_supervised self_supervised_logits prototype affinity_mimic",
-    "sequence": "sequence_level ctc_aligned ctc_sequence",
+    "sequence": "sequence_level ctc_aligned ctc_sequence minillm",
     "ranking": "listwise pairwise_margin ranking_distillation relaxed_ranking",
-    "dense": "detection localization focal_global pixel_wise pair_wise",
+    "dense": "detection localization focal_global pixel_wise pair_wise set_detection",
 }
 LOSSES = sorted(name for names in CHAPTERS.values() for name in names.split())
 
@@ -71,6 +71,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "probability_mse": [{}, {"temperature": 3.0}],
     "prototype": [{"shapes": [((6, 5), (6, 5))], "prototypes": torch.randn(4, 5)}],
     "review": [{"shapes": EQUAL}],
+    "set_detection": [
+        {"shapes": [(((6, 3, 4), (6, 3, 4)), ((6, queries, 4), (6, queries, 4)))]}
+        for queries in (3, 2, 5)
+    ],
     "self_supervised": [{"shapes": [((5, 4, 6), (5, 4, 6))]}],
     "self_supervised_logits": [
         {"shapes": [((4, 3, 5), (4, 3, 5))], "targets": torch.tensor([0, 1, 2, 3])}

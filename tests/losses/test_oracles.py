@@ -35,6 +35,8 @@ UNRECORDED = {
     "detection": "a loop over places, in NumPy",
     "label_refinement": "torch.nn.functional.cross_entropy(label_smoothing=)",
     "self_supervised_logits": "a part of the record self_supervised",
+    "set_detection": "all ways to pair, enumerated",
+    "minillm": "all texts, enumerated (test_policy_gradient.py)",
     "sequence_level": "torch.nn.functional.cross_entropy",
 }
 

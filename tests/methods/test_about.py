@@ -17,7 +17,6 @@ NAMES = methods.names()
 # What these cannot know by themselves.
 NEEDS = {
     "crd": {"n_data": 64},
-    "fgd": {"image": (64, 64)},
     "prototype": {"n_classes": 5},
     "semckd": {"batch_size": 8},
 }

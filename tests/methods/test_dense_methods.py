@@ -16,7 +16,7 @@ import limbeck as lb
 from limbeck.errors import InputError
 from limbeck.losses.dense import focal_global, pair_wise
 from limbeck.methods import about
-from limbeck.methods.dense import cwd_logits, detection, fgd, ld, segmentation
+from limbeck.methods.dense import cwd_logits, detection, fgd, ld, segmentation, set_detection
 from limbeck.methods.method import Method
 from limbeck.testing import check_method
 
@@ -107,6 +107,22 @@ class Detector(nn.Module):
         return {"logits": logits, "edges": places, "classes": classes}
 
 
+class Queried(nn.Module):
+    """Four queries, each with three classes and a box."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, width, 3, padding=1), nn.Linear(width, 4 * (3 + 4))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        found = self.head(self.stem(images).relu().mean((2, 3))).unflatten(1, (4, 7))
+        return {
+            "logits": found[:, None],
+            "classes": found[..., :3],
+            "boxes": found[..., 3:].sigmoid(),
+        }
+
+
 def scenes(count: int = 8) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, SIZE, SIZE, generator=generator)
@@ -131,6 +147,7 @@ CASES: dict[str, tuple[Callable[..., Method], Callable[[int], nn.Module], Any, A
     "fgd": (toy_fgd, Detector, Detection(), boxed),
     "ld": (lambda **options: ld(bins=5, **options), Detector, Detection(), boxed),
     "segmentation": (segmentation, Segmenter, Segmentation(), scenes),
+    "set_detection": (set_detection, Queried, Detection(), boxed),
 }
 
 
@@ -212,6 +229,21 @@ def test_fgd_is_built_for_each_level() -> None:
         options |= {"targets": boxed()[1], "image": (SIZE, SIZE)}
         expected = expected + focal_global(own, theirs, **options)
     assert torch.isclose(out.loss, out.terms["label"] + expected)
+
+
+def test_fgd_finds_the_pictures_size_in_the_batch() -> None:
+    """A recipe would have to repeat what the data says, and boxes be scaled by a stale number."""
+    told = prepared("fgd", beta=0.02, relation=0.1)
+    asking = lb.Distiller(
+        Detector(8), Detector(4), task=Detection(), method=fgd(student=LEVELS, teacher=LEVELS,
+                                                              beta=0.02, relation=0.1)
+    ).prepare(boxed())  # fmt: skip
+    asking.load_state_dict(told.state_dict())
+    asking.teacher.module.load_state_dict(told.teacher.module.state_dict())
+    assert torch.equal(asking(boxed()).loss, told(boxed()).loss)
+    loss = lb.losses.FocalGlobal(3, 3)
+    with pytest.raises(InputError, match="boxes in pixels"):
+        loss(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), targets=torch.zeros(1, 1, 4))
 
 
 def test_fgd_has_the_authors_defaults() -> None:

@@ -42,9 +42,9 @@ CHAPTERS = {
     ),
     "relation": "cc cka ickd pkt rkd sp",
     "contrast": "affinity crd prototype sskd",
-    "sequence": "ctc ctc_sequence seqkd",
+    "sequence": "ctc ctc_sequence minillm seqkd",
     "ranking": "listwise margin_mse rd rrd",
-    "dense": "cwd_logits detection fgd ld segmentation",
+    "dense": "cwd_logits detection fgd ld segmentation set_detection",
     "adaptive": "afd confidence_weighted ctkd sample_temperature semckd uncertainty_weighted",
 }
 

@@ -20,10 +20,10 @@ from limbeck.tasks import Task
 from limbeck.testing import check_method
 
 WORDS = 7
-NAMES = ["ctc", "ctc_sequence", "policy", "seqkd"]
+NAMES = ["ctc", "ctc_sequence", "minillm", "policy", "seqkd"]
 LOSSES = {
-    "ctc": "ctc_aligned", "ctc_sequence": "ctc_sequence", "policy": "policy",
-    "seqkd": "sequence_level",
+    "ctc": "ctc_aligned", "ctc_sequence": "ctc_sequence", "minillm": "minillm",
+    "policy": "policy", "seqkd": "sequence_level",
 }  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def test_says_whose_it_is(name: str) -> None:
     [
         ("ctc", 0.9, {"blank": 0, "context": 0, "temperature": 1.0}, 0.1),
         ("ctc_sequence", 0.5, {"blank": 0}, 0.5),
+        ("minillm", 1.0, {"normalized": True}, 1.0),
         ("policy", 1.0, {"temperature": 0.01}, 0.0),
         ("seqkd", 1.0, {}, 0.0),
     ],
@@ -147,6 +148,8 @@ def by_hand(name: str, s: Tensor, t: Tensor) -> float:
     log_q = s.log_softmax(-1)
     if name == "seqkd":
         return -float(log_q[int(t.argmax())])
+    if name == "minillm":  # of texts that nobody wrote
+        return float((log_q.exp() * (log_q - t.log_softmax(-1))).sum())
     sharp = 0.01 if name == "policy" else 1.0
     if name == "ctc" and int(t.argmax()) == 0:
         return 0.0
@@ -231,6 +234,7 @@ def test_training_lowers_the_teachers_part(name: str) -> None:
     [
         ("ctc", {"alpha": 1.1}),
         ("ctc", {"alpha": -0.1}),
+        ("minillm", {"lam": -1.0}),
         ("policy", {"lam": -1.0}),
         ("seqkd", {"lam": -1.0}),
     ],

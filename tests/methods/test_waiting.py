@@ -19,7 +19,7 @@ TASK = lb.tasks.Classification(CLASSES)
 ELSEWHERE = {
     "affinity", "binary", "ctc", "ctc_sequence", "cwd_logits", "detection", "distilbert", "fgd",
     "ld", "listwise", "margin_mse", "minilm", "pkd", "policy", "rd", "rrd", "segmentation", "seqkd",
-    "simkd", "tinybert", "uld",
+    "set_detection", "simkd", "tinybert", "uld",
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "crd": {"n_data": 20, "negatives": 4},

@@ -20,7 +20,8 @@ CHOSEN = {"metric": "accuracy", "higher_is_better": True}
 
 def found(way: str, ratio: float, size: int, *scores: float) -> list[Found]:
     return [
-        Found(way, ratio, seed, score, size, 1.0, 100.0, "") for seed, score in enumerate(scores)
+        Found(way, ratio, seed, score, size, 1.0, 100.0, 0.002, "")
+        for seed, score in enumerate(scores)
     ]
 
 
@@ -33,7 +34,7 @@ def test_the_best_within_a_budget_and_how_sure_that_is() -> None:
         *found("train alone", 0.1, 100, 0.85, 0.88, 0.86),
         *found("prune", 0.1, 105, 0.91, 0.89, 0.92),
     ]
-    report = {"selection": CHOSEN, "test_samples": 10, "environment": {}}
+    report = {"selection": CHOSEN, "test_samples": 10, "environment": {}, "models": {}}
     summary = summarise({}, models, [1 / 2, 1 / 10, 1 / 100], report)
     half, tenth, least = summary["best"]
     assert (half["way"], half["next"], half["clear"]) == ("prune", "distil", True)

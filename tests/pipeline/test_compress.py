@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 import limbeck as lb
 from limbeck import pipeline
 from limbeck.errors import InputError
 from limbeck.files import read_json
+from limbeck.pipeline import cut
+from limbeck.pipeline.clock import Clock
 from limbeck.recipe import load
 
 pytest.importorskip("torch_pruning")
@@ -54,6 +59,22 @@ def test_every_step_is_a_stage_and_is_measured(finished: Path) -> None:
     assert (finished / "export" / "student-pruned-aware-int4.onnx").is_file()
 
 
+def test_rounding_is_shown_layer_by_layer(finished: Path) -> None:
+    """Without it, nobody could see which layer suffers, or another file's layers were shown."""
+    found = read_json(finished / "details.json")["rounding"]
+    assert found.keys() == {"student-pruned-int8.onnx", "student-pruned-aware-int4.onnx"}
+    for name, file in found.items():
+        known = read_json(finished / "stages" / name / "quantize.json")
+        layers = {layer["layer"]: layer for layer in file["layers"]}
+        assert list(layers)[-1] == "classifier"
+        assert {name for name, layer in layers.items() if layer["weights"] is None} == set(
+            known["keep"]
+        )
+        drops = {name: each["drop"] for name, each in layers.items() if each["drop"] is not None}
+        assert drops == known.get("drops", {})
+        assert all(2 < layer["activations"] <= 120 for layer in layers.values())
+
+
 def test_the_pruned_student_is_loaded_from_its_stage(finished: Path) -> None:
     """Without it, a pruned student could be measured, and not used."""
     student = lb.students.load(finished / "stages" / "student-pruned" / "student")
@@ -71,6 +92,108 @@ def test_a_second_run_skips_all_of_it(finished: Path) -> None:
     assert all(stage["skipped"] for stage in stages)
 
 
+BEGINS = [
+    "teacher.build=vit",
+    "teacher.args={depth: 3, width: 8, heads: 2, patch: 4, expansion: 1}",
+    "student={prune: {layers: 0.7}}",
+    "train.epochs=2",
+    "compress=[{prune: {latency: 0.9, train: {epochs: 1}}}]",
+    "evaluate.seconds=0.02",
+]
+
+
+class _Sized:
+    """A clock that goes by size: nothing disturbs it."""
+
+    runtime = "ONNX Runtime 0"
+
+    def __init__(self, run: pipeline.Run) -> None:
+        pass
+
+    def __call__(self, whole: nn.Module, smaller: nn.Module) -> tuple[float, float]:
+        before, after = (sum(p.numel() for p in each.parameters()) for each in (whole, smaller))
+        return before / 1000, after / 1000
+
+    def written(self, network: nn.Module) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cut, "Clock", _Sized)
+        yield pipeline.run(load(TINY, BEGINS), tmp_path_factory.mktemp("begun") / "run")
+
+
+def test_a_student_and_its_control_begin_as_the_pruned_teacher(begun: Path) -> None:
+    """Without it, the control could begin with weights that know nothing, and lose to them."""
+    cut = begun / "stages" / "teacher-pruned"
+    taught = load_file(begun / "stages" / "teacher" / "best.safetensors")
+    begins = load_file(cut / "begins.safetensors")
+    kept = read_json(cut / "cut.json")["layers"]["blocks"]
+    assert len(kept) == 2
+    for place, number in enumerate(kept):
+        name = "fc1.weight"
+        assert torch.equal(begins[f"blocks.{place}.{name}"], taught[f"blocks.{number}.{name}"])
+    run = pipeline.opened(begun).run
+    for seed in (0, 1):
+        own = run.new_student(seed).state_dict()
+        assert all(torch.equal(own[name], begins[name]) for name in begins)
+    settings = [
+        read_json(begun / "stages" / f"{role}-0" / "stage.json") for role in ("student", "control")
+    ]
+    assert settings[0] != settings[1]
+    student = lb.students.load(begun / "student")
+    assert len(student.get_submodule("model").blocks) == 2
+
+
+def test_a_latency_is_measured_before_and_after(begun: Path) -> None:
+    """Without it, a target could be reported in the place of what was reached."""
+    found = read_json(begun / "stages" / "student-pruned" / "cut.json")["latency_ms"]
+    assert 0.75 * found["before"] < found["after"] <= 0.9 * found["before"]
+    report = read_json(begun / "report.json")["models"]["student-pruned"]
+    told = f"{found['before']:.3g} to {found['after']:.3g} ms in ONNX Runtime"
+    assert told in report["note"]
+    student = lb.students.load(begun / "stages" / "student-pruned" / "student")
+    assert sum(p.numel() for p in student.parameters()) == report["cost"]["parameters"]
+
+
+def test_the_clock_times_files(finished: Path) -> None:
+    """Without it, networks would be timed in another runtime than the one that ships."""
+    run = pipeline.opened(finished).run
+    clock = Clock(run)
+    small, large = (
+        lb.students.zoo.build("cnn", channels=(n,), hidden=(n,), image=(1, 8, 8)) for n in (2, 256)
+    )
+    slow, fast = clock(large, small)
+    assert 0 < fast < slow
+    assert clock.runtime.startswith("ONNX Runtime")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["student={prune: {layers: 0.5}, build: cnn}"], "give one of build, shrink and prune"),
+        (["student={prune: {layers: 0.5}, weights: a.pt}"], "weights means nothing beside prune"),
+        (
+            ["student={prune: {parameters: 0.5}, normalize: {mean: [0.1], std: [1]}}"],
+            "gets its inputs otherwise",
+        ),
+        (["student={prune: {macs: 0.5}}", "export=[huggingface]"], "a student that is pruned"),
+        (
+            ["teacher={fit: 'operator:add'}", "student={prune: {parameters: 0.5}}"],
+            "no network which the recipe builds",
+        ),
+    ],
+)
+def test_students_that_cannot_begin_so_are_refused(
+    tmp_path: Path, changes: list[str], message: str
+) -> None:
+    """Without it, the teacher would be trained for hours first."""
+    with pytest.raises(InputError, match=message):
+        pipeline.run(load(TINY, changes), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [
@@ -78,8 +201,9 @@ def test_a_second_run_skips_all_of_it(finished: Path) -> None:
             "{prune: {paramters: 0.5}}",
             "compress.0.prune.paramters is not a key; did you mean 'param",
         ),
-        ("{prune: {steps: 2}}", "give either parameters or macs"),
+        ("{prune: {steps: 2}}", "give one of parameters, macs, latency, layers"),
         ("{prune: {macs: 0.5, importance: taylr}}", "should be 'magnitude'"),
+        ("{prune: {layers: 0.5, multiple: 8}}", "multiple means nothing for layers"),
         ("{shave: {}}", "compress.0.shave is not a key"),
         ("{quantize: {scheme: dynamic, bits: 4}}", "dynamic has weights of 8 bits"),
         ("{quantize: {scheme: aware, keep: auto}}", "must be known before"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scenes import write_coco
+from scenes import write_coco, write_masks
 
 import limbeck as lb
 from limbeck import pipeline
@@ -29,8 +29,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def _run(name: str, out: Path, *changes: str) -> Path:
-    return pipeline.run(load(name, [*QUICK, *SMALL[name], *changes]), out)
+def _run(name: str, out: Path, *changes: str, small: bool = True) -> Path:
+    return pipeline.run(load(name, [*QUICK, *(SMALL[name] if small else []), *changes]), out)
 
 
 @pytest.mark.parametrize("name", ["detection", "segmentation"])
@@ -74,11 +74,72 @@ def test_recipes_run_on_files_of_coco(name: str, tmp_path: Path) -> None:
     assert (out / "stages" / "knowledge" / "store").is_dir()
 
 
+YOLOS = (
+    "{build: huggingface, args: {head: object_detection, config: {model_type: yolos, hidden_size: "
+    "16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, image_size: [64, 64],"
+    " patch_size: 16, num_detection_tokens: QUERIES}}}"
+)
+SEGFORMER = (
+    "{build: huggingface, args: {head: semantic_segmentation, config: {model_type: segformer, "
+    "hidden_sizes: [4, 4, 8, 8], depths: [1, 1, 1, 1], num_attention_heads: [1, 1, 1, 1], "
+    "decoder_hidden_size: 8}}}"
+)
+
+
+def test_sets_of_boxes_teach_sets_and_ship_as_a_file(tmp_path: Path) -> None:
+    """Without it, detectors of transformers could neither teach, learn, be shown nor leave."""
+    pytest.importorskip("transformers")
+    models = [
+        f"{role}={YOLOS.replace('QUERIES', count)}"
+        for role, count in (("teacher", "6"), ("student", "4"))
+    ]
+    out = _run("detection", tmp_path / "run", MADE, *models, "method=set_detection", "export=onnx",
+               small=False)  # fmt: skip
+    report = read_json(out / "report.json")
+    assert report["models"]["student"]["fidelity"]["kl"] is None  # sets have no places in common
+    assert 0 <= report["models"]["student"]["fidelity"]["agreement"] <= 1
+    assert report["models"]["student.onnx"]["quality"].keys() == (
+        report["models"]["student"]["quality"].keys()
+    )
+    with torch.no_grad():
+        answer = lb.students.load(out / "student")(torch.rand(2, 3, 64, 64))
+    assert len(Detection(10, (64, 64)).boxes(answer["logits"])) == 2
+
+
+@pytest.mark.parametrize("teacher", ["places", "sets"])
+def test_boxes_that_a_teacher_finds_are_learnt_by_any_student(teacher: str, tmp_path: Path) -> None:
+    """Without it, detectors of unlike kinds could not teach one another."""
+    pytest.importorskip("transformers")
+    role = {"places": "student", "sets": "teacher"}[teacher]
+    changes = [f"{role}={YOLOS.replace('QUERIES', '4')}", "method=none", "knowledge.produce=true",
+               "task.sure=0.06", MADE]  # fmt: skip
+    dense = [each for each in SMALL["detection"] if not each.startswith(role)]
+    out = _run("detection", tmp_path / "run", *changes, *dense, small=False)
+    found = read_json(out / "stages" / "labels" / "labels-00000.json")
+    assert sorted(found["rows"]) == list(range(16))
+    assert all(len(box) == 5 for boxes in found["labels"] for box in boxes)
+    assert read_json(out / "report.json")["models"].keys() == {"teacher", "student", "control"}
+
+
+def test_folders_of_pictures_and_masks_are_learnt_from_segformer(tmp_path: Path) -> None:
+    """Without it, people's own masks would have to be written as polygons first."""
+    pytest.importorskip("transformers")
+    folder = write_masks(tmp_path / "scenes", 16)
+    changes = ["data={source: mask_folder, path: " + str(folder) + "}", f"teacher={SEGFORMER}"]
+    out = _run("segmentation", tmp_path / "run", *changes, "student.args={channels: [4, 4]}",
+               small=False)  # fmt: skip
+    assert read_json(out / "details.json")["labels"][:2] == ["background", "0"]
+    report = read_json(out / "report.json")
+    assert 0 <= report["models"]["teacher"]["quality"]["mean_iou"]["mean"] <= 1
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
         ("detection", ["method=kd"], "the method detection, or matches of 'output"),
         ("detection", ["data.args.targets=masks"], "a mapping with the boxes' classes"),
+        ("detection", ["method=set_detection"], r"no \[boxes\] in a mapping with 'logits'"),
+        ("segmentation", ["knowledge.produce=true"], "produce texts or labels that others"),
         ("detection", ["task.bins=5"], r"\(B, 320, 30\)"),
         ("segmentation", ["data.args.targets=boxes"], "whole numbers: a class for each pixel"),
         ("segmentation", ["data.augment=[{mixup: 0.2}]"], "Mixup.*for labels that have a place"),

@@ -27,6 +27,9 @@ QUICK = (
 )  # fmt: skip
 
 
+OTHER = ("data.args.teacher_tokenizer=bpe", "data.args.vocab=280", "teacher.inputs=teacher_inputs")
+
+
 def run(place: Path, out: Path, *changes: str) -> Path:
     return pipeline.run(load("language-model", [f"data.path={place}", *QUICK, *changes]), out)
 
@@ -70,13 +73,18 @@ def test_the_recipe_on_plain_texts(plain: Path, tmp_path: Path) -> None:
     assert group["samples"][0]["shown"]["text"] in story(60)
 
 
-@pytest.mark.parametrize("how", ["on_policy={fraction: 0.5}", "knowledge.produce=true"])
-def test_answers_by_a_model_from_a_folder(how: str, chats: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "method"),
+    [("on_policy={fraction: 1, mix: 0.2}", "minillm"), ("knowledge.produce=true", "reverse_kl")],
+)
+def test_answers_by_a_model_from_a_folder(
+    how: str, method: str, chats: Path, tmp_path: Path
+) -> None:
     """A folder of Hugging Face teaches, by its chat template, what the student itself wrote too."""
     out = run(
         chats, tmp_path / "run", f"teacher.args={{head: causal_lm, path: {chats / 'llama'}}}",
         "data.args={length: 64, template: chat}", "task.judge=number", "task.temperature=0",
-        "method={name: reverse_kl}", how, "control=false",
+        f"method={method}", how, "control=false",
     )  # fmt: skip
     report = read_json(out / "report.json")
     assert report["selection"]["metric"] == "exact_match"
@@ -89,12 +97,34 @@ def test_answers_by_a_model_from_a_folder(how: str, chats: Path, tmp_path: Path)
     assert asked == "user: What is 1 and 2?<|end|>\nassistant: "
 
 
+def test_a_teacher_with_other_tokens(plain: Path, tmp_path: Path) -> None:
+    """Its tokens would stand for other ones of the student's, or its answers for other texts."""
+    out = run(plain, tmp_path / "run", "method=uld", *OTHER, "knowledge.codec=half")
+    report = read_json(out / "report.json")
+    assert {stage["name"] for stage in report["stages"]} >= {"knowledge", "student-0", "control-0"}
+    assert report["models"]["teacher"]["quality"]["loss"] is None  # of other tokens
+    assert "agreement" not in report["models"]["student"]["fidelity"]
+    student = lb.students.load(out / "student")
+    assert student(["The cat"], max_new_tokens=3, do_sample=False)[0].startswith("The cat")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["on_policy={}", "knowledge.store=true"], "on_policy with knowledge.store"),
         (["on_policy={}", "method=dkd"], "which needs labels"),
         (["on_policy={}", "teacher.inputs=theirs"], "theirs"),
+        (["method=minillm"], r"without on_policy.*Set on_policy"),
+        (["method=uld", *OTHER], r"other tokens|top8 kept a part"),
+        (["method=kd", *OTHER], "a teacher that has other tokens than the student"),
+        (
+            ["method=uld", *OTHER, "on_policy={}", "knowledge.codec=half"],
+            "reads a field of its own",
+        ),
+        (["method=[]", *OTHER, "knowledge.produce=true"], "other tokens than the student"),
+        ([*OTHER, "data.args.pack=true"], r"Leave data\.args\.pack out"),
+        ([*OTHER, "teacher.inputs=inputs"], r"Set teacher\.inputs to teacher_inputs"),
+        (["teacher.inputs=teacher_inputs"], r"data\.args\.teacher_tokenizer"),
         (["on_policy={fraction: 0}"], "greater than 0"),
         (["task.judge=best"], "judge 'best' is not known"),
         (["teacher.args.head=causal"], "head 'causal' is not known"),

@@ -62,6 +62,10 @@ def test_the_student_ships_and_the_report_shows_customers(folder: Path, tmp_path
         ([], "there is no folder or file nowhere"),
         (["data.path=DATA", "data.args={user: customer}"], "Set data.args.user"),
         (["data.path=DATA", "data.args.table=interaction"], "did you mean 'interactions'?"),
+        (
+            ["data.path=DATA", "data.args.table=interactions", "student.args.classes=2"],
+            "Expected: (B, 30): the data has 30 classes",
+        ),
     ],
 )
 def test_wrong_input_gets_one_message_and_status_2(
@@ -85,11 +89,22 @@ def test_wrong_input_gets_one_message_and_status_2(
     assert "Traceback" not in told
 
 
+def test_an_attentive_student_learns_from_a_factorisation(folder: Path, tmp_path: Path) -> None:
+    """Without it, a change to the usual student could not be tried on a small table."""
+    changes = ["data.args.table=interactions", "student.build=sasrec", "student.args.width=4",
+               "student.args.depth=1"]  # fmt: skip
+    out = _run("shop", folder, tmp_path / "run", *changes)
+    assert read_json(out / "report.json")["models"].keys() == {"teacher", "student", "control"}
+    student = lb.students.load(out / "student")
+    with torch.no_grad():
+        assert student([[100, 107], [103]]).shape == (2, ITEMS)
+
+
 @pytest.mark.parametrize(
     ("name", "place", "student"),
     [
-        ("recommendation", "rec_amazon_toys_5core", "sasrec"),
-        ("shop", "rec_online_retail", "gru4rec"),
+        ("recommendation", "rec_amazon_toys_5core", "gru4rec"),
+        ("shop", "rec_online_retail", "sasrec"),
     ],
 )
 def test_recipes_on_real_data_run_at_tiny_scale(

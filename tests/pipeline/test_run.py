@@ -59,7 +59,7 @@ def test_report_json_keeps_the_contract(finished: Path) -> None:
             "peak_memory_bytes", "energy_j",
         }  # fmt: skip
         assert model["cost"]["latency_ms"].keys() == {"p50", "p95"}
-        assert model["cost"]["energy_j"] is None  # not measured, so not guessed
+        assert model["cost"]["energy_j"]["source"].startswith(("measured: ", "estimated: "))
     student, control = report["models"]["student"], report["models"]["control"]
     assert len(student["quality"]["accuracy"]["values"]) == 2
     assert student["cost"]["parameters"] == control["cost"]["parameters"]
@@ -110,6 +110,37 @@ def test_evaluating_again_gives_the_same_quality(finished: Path) -> None:
     assert {n: m["quality"] for n, m in before.items()} == {
         n: m["quality"] for n, m in after.items()
     }
+
+
+def test_the_panels_say_what_the_report_says(finished: Path) -> None:
+    """Without it, the page's groups, colours and maps could be about other models or samples."""
+    report, details = read_json(finished / "report.json"), read_json(finished / "details.json")
+    values = {
+        role: report["models"][role]["quality"]["accuracy"] for role in ("teacher", "student")
+    }
+    agreement = report["models"]["student"]["fidelity"]["values"]["agreement"][0]
+    found, count = details["differences"], report["test_samples"]
+    for groups in found["groupings"].values():
+        sums = {
+            name: sum(g[name] for g in groups) for name in groups[0] if name not in ("key", "name")
+        }
+        assert sums["samples"] == found["of"] == count
+        assert sums["agree"] == round(agreement * count)
+        assert sums["teacher_right"] == round(values["teacher"]["values"][0] * count)
+        assert sums["student_right"] == round(values["student"]["values"][0] * count)
+        assert sums["lost"] - sums["won"] == sums["teacher_right"] - sums["student_right"]
+    entries = [e for group in details["examples"]["groups"] for e in group["samples"]]
+    assert len(entries) == len({entry["id"] for entry in entries}) > 0
+    for entry in entries:
+        assert entry["answers"].keys() == {"teacher", "student", "control"}
+        assert entry["in"].keys() == {"class", "confidence", "move"}
+        for role in ("teacher", "student"):
+            assert entry["answers"][role]["rests_on"]["src"].startswith("data:image/png")
+    assert max(details["examples"]["traced"]["gap"].values()) < 0.1
+    maps = details["maps"]
+    assert len(set(maps["ids"])) == len(maps["labels"]) == count
+    right = sum(a == b for a, b in zip(maps["student"]["answers"], maps["labels"], strict=True))
+    assert right == round(values["student"]["values"][0] * count)
 
 
 def test_the_page_can_be_written_again(finished: Path) -> None:

@@ -99,6 +99,10 @@ def test_an_estimator_or_object_teaches(teacher: str, least: float, tmp_path: Pa
     assert found["cost"]["latency_ms"]["p50"] > 0
     assert found["cost"].keys() == report["models"]["student"]["cost"].keys()
     assert "not measured" in (folder / "report.html").read_text()
+    details = read_json(folder / "details.json")
+    assert details["maps"] is None
+    if details["examples"]["groups"] and "traced" in details["examples"]:
+        assert details["examples"]["traced"]["unseen"] == ["teacher"]
     assert (folder / "student" / "model.safetensors").is_file()
 
 

@@ -12,8 +12,10 @@ from texts import sentences, write_bert, write_jsonl
 
 import limbeck as lb
 from limbeck import pipeline
+from limbeck.data.shown import shown
 from limbeck.errors import InputError
 from limbeck.files import read_json
+from limbeck.pipeline.inside import Seeing, show_what_counts
 from limbeck.recipe import load
 
 TEXTS = [text for text, _ in sentences(64)]
@@ -111,6 +113,29 @@ def test_each_model_reads_its_own_tokens(folder: Path, tmp_path: Path) -> None:
     store = lb.Teacher.replay(out / "stages" / "knowledge" / "store")
     stored = store.knowledge(batch, ("logits",)).logits
     assert (live - stored).abs().max() < 0.05 * live.abs().max()
+    _check_colours(running, teacher, lb.students.load(out / "student").model)
+
+
+def _check_colours(running: Any, teacher: Any, student: Any) -> None:
+    """Make sure that each model's tokens lie where their words are in a text."""
+    test = running.data.test
+    entries = [
+        {"id": n, "shown": shown(test, n), "answers": {"teacher": {}, "student": {}}}
+        for n in test.ids[:5].tolist()
+    ]
+    models = {
+        "teacher": Seeing.teacher(running, teacher),
+        "student": Seeing.student(running, student.eval(), torch.nn.Identity()),
+    }
+    examples: dict[str, Any] = {"groups": [{"samples": entries}]}
+    show_what_counts(running, models, examples)
+    assert examples["traced"]["unseen"] == []
+    assert examples["traced"]["gap"]["student"] < 1e-4  # a bag is linear
+    for entry in entries:
+        for role in models:
+            pieces = entry["answers"][role]["rests_on"]["pieces"]
+            assert "".join(piece for piece, _ in pieces) == entry["shown"]["text"]
+            assert max(abs(weight) for _, weight in pieces) == 1
 
 
 @pytest.mark.parametrize(
@@ -200,6 +225,7 @@ def _replaced(change: str, named: dict[str, Path]) -> str:
 
 REAL: dict[str, tuple[str, list[str]]] = {
     "text": ("text_sst2", []),
+    "text-int8": ("text_sst2", ["student.args.width=4"]),
     "text-intents": ("text_banking77", [*SMALL]),
     "text-chinese": ("text_zh_chnsenticorp", ["student.args={width: 4}"]),
 }
@@ -218,5 +244,25 @@ def test_recipes_on_real_texts_run_at_tiny_scale(
         more.append(f"teacher.args.path={folder / 'bert'}")
     out = _run(name, data_root / place, tmp_path / "run", *more)
     report = read_json(out / "report.json")
-    assert report["models"].keys() == {"teacher", "student", "control"}
+    files = {"student.onnx", "student-int8.onnx"} if name == "text-int8" else set()
+    assert report["models"].keys() == {"teacher", "student", "control"} | files
     assert report["models"]["student"]["quality"].keys() >= {"accuracy", "macro_f1"}
+
+
+def test_embeddings_begin_as_the_teachers(folder: Path, tmp_path: Path) -> None:
+    """Without it, the option could be read and do nothing, or the control could begin otherwise."""
+    told = [*QUICK, f"data.path={folder}", f"teacher.args.path={folder / 'bert'}"]
+
+    def begun(name: str, *changes: str) -> Any:
+        recipe = load(name, [*told, *changes])
+        return pipeline.Run(recipe, pipeline.RunFolder(tmp_path), lb.Silent()).new_student(0)
+
+    theirs = lb.students.read_weights(folder / "bert" / "model.safetensors")
+    table = theirs["embeddings.word_embeddings.weight"]
+    found = begun("text-int8", "student.args.width=16").embedding.weight.detach()[1:]
+    own = (found @ found.T).flatten()
+    wanted = (table - table.mean(0))[1:]
+    wanted = (wanted @ wanted.T).flatten()
+    assert torch.allclose(own / own.norm(), wanted / wanted.norm(), atol=1e-5)
+    with pytest.raises(InputError, match="another tokenizer"):
+        begun("text-intents", *SMALL, "student.embeddings=true")

@@ -76,3 +76,67 @@ def forget_costs(run: Run) -> None:
     for model in run["report"]["models"].values():
         kept = {"parameters", "throughput_batch"}
         model["cost"] = {k: v if k in kept else None for k, v in model["cost"].items()}
+
+
+def looked_into(run: Run, word: str = "one") -> Run:
+    """Add groups of differences, two examples and a further one, maps, and rounded layers."""
+    run = copy.deepcopy(run)
+
+    def group(key: int, name: str, lost: int) -> dict[str, Any]:
+        counts = {"agree": 9 - lost, "teacher_right": 9, "student_right": 9 - lost}
+        return {"key": key, "name": name, "samples": 10, "lost": lost, "won": 0, **counts}
+
+    def answer(text: str, weight: float) -> dict[str, Any]:
+        rests = {"kind": "pieces", "pieces": [[word, weight], [" more", 0.0]], "text": ""}
+        return {"answer": text, "right": text == "one", "shares": [], "rests_on": rests}
+
+    def example(number: int, label: int) -> dict[str, Any]:
+        answers = {"teacher": answer("one", 1.0), "student": answer("two", -0.4)}
+        told = {"id": number, "apart": 0.5, "wanted": "one", "answers": answers}
+        shown = {"kind": "text", "text": f"{word} {number}"}
+        return told | {"shown": shown, "in": {"class": label, "move": "0-1"}}
+
+    wrong = {"title": "The teacher is right, the student is not"}
+    run["details"] |= {
+        "differences": {
+            "of": 30,
+            "groupings": {"class": [group(0, "one", 2), group(1, word, 1), group(2, "three", 0)]},
+            "moves": [
+                {"key": "0-1", "teacher": "one", "student": word, "count": 3, "lost": 3, "won": 0}
+            ],
+        },
+        "examples": {
+            "differing": 3,
+            "of": 30,
+            "groups": [
+                wrong | {"samples": [example(4, 0), example(5, 0)]},
+                {"title": "More", "further": True, "samples": [example(6, 1)]},
+            ],
+            "traced": {"gap": {"teacher": 0.012, "student": 0.004}, "unseen": ["teacher"]},
+        },
+        "maps": {
+            "ids": [4, 5, 6, 7],
+            "labels": [0, 0, 1, 2],
+            "disparity": 0.25,
+            "teacher": {
+                "tap": "fc:input", "share": 0.5, "answers": [0, 0, 1, 2],
+                "xy": [[0, 1], [1, 0], [-1, 0], [0, -1]],
+            },
+            "student": {
+                "tap": "fc:input", "share": 0.4, "answers": [1, 1, 1, 2],
+                "xy": [[0, 1], [1, 0], [-1, 0], [0, -1]],
+            },
+        },
+        "rounding": {
+            f"{word}.onnx": {
+                "samples": 64,
+                "note": "static, 8 bits",
+                "layers": [
+                    {"layer": "conv1", "activations": 38.7, "weights": 45.0, "drop": 0.0},
+                    {"layer": word, "activations": 21.5, "weights": 44.0, "drop": 0.011},
+                    {"layer": "kept", "activations": 30.0, "weights": None, "drop": None},
+                ],
+            }
+        },
+    }  # fmt: skip
+    return run

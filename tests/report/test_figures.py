@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from limbeck.report import figures, page
-from limbeck.report.figures import DARK, LIGHT, Curve, Point
+from limbeck.report import counts, figures
+from limbeck.report.figures import DARK, LIGHT, Curve
+from limbeck.report.scatter import Point, against
 
 TEXT_COLOURS = ("ink", "quiet", "teacher", "student", "control")
 
@@ -20,7 +21,7 @@ def test_accuracy_of_a_class_is_its_mean_over_seeds() -> None:
         [[8, 2, 0], [1, 3, 0], [0, 0, 0]],  # 0.8, 0.75, no samples
         [[6, 0, 4], [2, 2, 0], [0, 0, 0]],  # 0.6, 0.5
     ]
-    found = page.class_accuracies(tables)
+    found = counts.class_accuracies(tables)
     assert found[:2] == pytest.approx([0.7, 0.625])
     assert math.isnan(found[2])
 
@@ -29,7 +30,7 @@ def test_difference_of_confusions() -> None:
     """The student's new errors would be shown as the teacher's, or counts compared with means."""
     student = [[[8, 2], [1, 3]], [[6, 4], [1, 3]]]  # 0.2 and 0.4 of the first label are wrong
     teacher = [[[9, 1], [2, 2]]]  # 0.1, and half of the second
-    found = page.confusion_difference(student, teacher)
+    found = counts.confusion_difference(student, teacher)
     assert found[0, 1] == pytest.approx(0.2)
     assert found[1, 0] == pytest.approx(-0.25)
     assert np.isnan(np.diagonal(found)).all()
@@ -39,8 +40,8 @@ def test_top_pairs_are_the_largest_in_either_direction() -> None:
     """The list would hold only new errors, or pairs in which nothing changed."""
     nan = math.nan
     difference = np.array([[nan, 0.1, 0.0], [-0.4, nan, 0.2], [nan, nan, nan]])
-    assert page.top_pairs(difference, 5) == [(1, 0), (1, 2), (0, 1)]
-    assert page.top_pairs(difference, 2) == [(1, 0), (1, 2)]
+    assert counts.top_pairs(difference, 5) == [(1, 0), (1, 2), (0, 1)]
+    assert counts.top_pairs(difference, 2) == [(1, 0), (1, 2)]
 
 
 def test_bins_are_added_up_over_seeds() -> None:
@@ -48,20 +49,20 @@ def test_bins_are_added_up_over_seeds() -> None:
     one = [[0, 0.0, 0], [2, 1.2, 1], [10, 9.0, 10]]
     other = [[0, 0.0, 0], [8, 4.8, 5], [0, 0.0, 0]]
     # Bin 2: 10 samples, 6.0 / 10 sure, 6 / 10 right. Bin 3: 10 samples, 0.9, all right.
-    assert page.bins([one, other]) == pytest.approx(np.array([[0.6, 0.6, 10], [0.9, 1.0, 10]]))
+    assert counts.bins([one, other]) == pytest.approx(np.array([[0.6, 0.6, 10], [0.9, 1.0, 10]]))
 
 
 def test_calibration_error() -> None:
     """The page would contradict the metric in its own table."""
     # |9 − 8| + |6 − 7| = 2 of 20 samples.
-    assert page.calibration_error([[10, 9.0, 8], [0, 0.0, 0], [10, 6.0, 7]]) == pytest.approx(0.1)
+    assert counts.calibration_error([[10, 9.0, 8], [0, 0.0, 0], [10, 6.0, 7]]) == pytest.approx(0.1)
 
 
 def test_calibration_agrees_with_the_metric_that_the_run_measured(run: dict[str, Any]) -> None:
     """Bins read in the wrong order would still draw a plausible curve."""
     for role, seeds in run["details"]["measured"].items():
         metric = run["report"]["models"][role]["quality"]["ece"]["values"]
-        found = [page.calibration_error(entry["reliability"]) for entry in seeds]
+        found = [counts.calibration_error(entry["reliability"]) for entry in seeds]
         assert found == pytest.approx(metric, abs=1e-4)
 
 
@@ -125,7 +126,7 @@ def test_equal_costs_stand_side_by_side() -> None:
         Point("student", 10.0, [97.0, 95.0]),
         Point("control", 10.0, [94.0, 96.0]),
     ]
-    drawn = figures.against(points, str, "size")
+    drawn = against(points, str, "size")
     places = {trace.text[0].strip(): trace for trace in drawn.data if trace.text}
     assert places["teacher"].x[0] == pytest.approx(1000.0)
     assert places["student"].x[0] < 10.0 < places["control"].x[0]

@@ -20,6 +20,7 @@ from report_run import (
     drop_control,
     forget_costs,
     hostile,
+    looked_into,
     made,
     only_first_seed,
 )
@@ -76,7 +77,7 @@ def test_the_table_shows_what_was_measured(run: Run) -> None:
     assert rows["Parameters"] == "53,002 3,658 3,658"
     assert rows["Size of the weights"] == "213 kB 15.2 kB 15.2 kB"
     assert rows["Multiply-accumulates per sample"] == "347 k 25.4 k 25.4 k"
-    assert rows["Energy per sample, J"] == "not measured not measured not measured"
+    assert rows["Energy per sample, mJ"] == "not measured not measured not measured"
 
 
 def test_the_figures_that_stand_out(run: Run) -> None:
@@ -92,10 +93,11 @@ def test_the_figures_that_stand_out(run: Run) -> None:
 def test_measured_energy_and_partial_counts_are_told(run: Run) -> None:
     """An estimate would look measured, and half a count of operations like all of it."""
     cost = run["report"]["models"]["teacher"]["cost"]
-    cost |= {"macs_coverage": 0.5, "energy_j": {"value": 0.0123, "source": "estimated:power"}}
+    cost |= {"macs_coverage": 0.5, "energy_j": {"value": 0.0123, "source": "estimated: by power"}}
     shown = read(made(run))
     assert "347 k 50% seen" in shown
-    assert "0.0123 estimated:power" in shown
+    assert "12.3 estimated" in shown
+    assert "Energy estimated: by power." in shown
 
 
 def test_less_may_be_better(run: Run) -> None:
@@ -190,6 +192,24 @@ def test_markup_from_a_run_stays_text(run: Run) -> None:
     ticks = [t for spec in dirty.specs() for t in spec["layout"]["yaxis"].get("ticktext", [])]
     assert not any("<" in str(tick) for tick in ticks)
     assert any("&lt;/script&gt;" in str(tick) for tick in ticks)
+
+
+def test_what_is_inside_is_told_and_stays_text(run: Run) -> None:
+    """Without it, a panel could blame another layer, or a class's name could run its script."""
+    assert not {"differences", "maps", "rounding"} & Outline(made(run)).ids
+    clean, dirty = Outline(made(looked_into(run))), Outline(made(looked_into(run, HOSTILE)))
+    for tag in ("script", "style", "img", "button"):
+        assert len(dirty.all(tag)) == len(clean.all(tag)), tag
+    told = read(made(looked_into(run)))
+    assert "Of 30 test samples with a label, 3 are lost" in told
+    assert "4 samples, 2 with a rim" in told
+    assert "Most changes in one ." in told
+    assert "38.7 45.0 0.0000" in told
+    assert "1.2% (teacher) and 0.4% (student)" in told
+    assert "The teacher is no PyTorch module and cannot be looked into" in told
+    parts = [span for span in clean.all("span") if span.get("style", "") is not None]
+    shares = [span["style"] for span in parts if (span.get("style") or "").startswith("--share")]
+    assert shares == ["--share: 100%", "--share: 40%"] * 3
 
 
 def test_the_page_is_small_and_made_quickly(run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import page_in_browser as browser
 import pytest
-from report_run import hostile, load, made
+from report_run import HOSTILE, hostile, load, looked_into, made
 
 from limbeck.report.figures import DARK, LIGHT
 
@@ -150,4 +150,40 @@ def test_hostile_labels_are_shown_as_they_stand(driver: Any, tmp_path: Path) -> 
     )
     assert {"</script><script…", "<b>bold</b>"} <= set(texts)
     assert "%{y} $x^2$" in texts
+    assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+VISIBLE = (
+    "return [...document.querySelectorAll('#examples [data-in]')]"
+    ".filter((row) => row.getClientRects().length).map((row) => row.dataset.in.split('id-')[1])"
+)
+
+
+def test_groups_and_points_choose_examples(driver: Any, tmp_path: Path) -> None:
+    """Without it, choosing a class could show all examples, or none, or leave no way back."""
+    file = tmp_path / "report.html"
+    file.write_text(made(looked_into(load(), HOSTILE)), encoding="utf-8")
+    browser.show(driver, file)
+    assert driver.execute_script("return window.broken") is None
+    assert driver.execute_script(VISIBLE) == ["4", "5"]
+    buttons = driver.find_elements("css selector", "#differences button")
+    assert [button.get_attribute("data-show") for button in buttons] == [
+        "class-0", "class-1", "move-0-1",
+    ]  # fmt: skip
+    for button, wanted in zip(buttons, (["4", "5"], ["6"], ["4", "5", "6"]), strict=True):
+        button.send_keys("\ue007")  # Enter, as those choose who have no mouse
+        assert driver.execute_script(VISIBLE) == wanted
+        assert button.get_attribute("aria-pressed") == "true"
+    status = driver.find_element("css selector", "#examples [role=status]")
+    assert status.text.startswith("Only 3 examples: the teacher says one, the student </script>")
+    again = status.find_element("css selector", "button")
+    driver.execute_script("arguments[0].click()", again)
+    assert driver.execute_script(VISIBLE) == ["4", "5"]
+    assert not status.is_displayed()
+    assert driver.switch_to.active_element == buttons[-1]
+    point = "{points: [{customdata: [0, 0, 0, 6]}]}"
+    driver.execute_script(
+        f"document.querySelectorAll('#maps .plot')[1].emit('plotly_click', {point})"
+    )
+    assert driver.execute_script(VISIBLE) == ["6"]
     assert [e for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []

@@ -117,3 +117,10 @@ def test_they_shrink(name: str, args: dict[str, Any], wanted: dict[str, Any]) ->
     small = shrink(_model(name, **args), depth=0.5, width=0.25)
     assert {key: small.config["args"][key] for key in wanted} == wanted
     assert small(**_batch([3], 3)).shape == (1, ITEMS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_item_is_named(name: str) -> None:
+    """Without it, a recommender for fewer items would end in an IndexError."""
+    with pytest.raises(InputError, match="item 51 for a recommender of 50 items"):
+        _model(name)(torch.tensor([[51]]), torch.tensor([[1]]))

@@ -118,3 +118,56 @@ def test_a_library_that_does_not_load_is_named(monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r'pip install "limbeck\[vision\]"'):
         zoo.build("timm", name="resnet18")
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("name", ["fcos_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_detectors_that_look_once_answer_with_sets(name: str) -> None:
+    """Without it, their boxes could be read at another scale, or another class's score be taken."""
+    detection = importlib.import_module("torchvision.models.detection")
+    model, pictures = (
+        zoo.build("torchvision", name=name, classes=3).eval(),
+        torch.rand(2, 3, 64, 96),
+    )
+    task = lb.tasks.Detection(3, (64, 96))
+    with torch.no_grad():
+        said = model(pictures)
+        logits = said["logits"]
+        inner = model.module
+        heads = inner.head(list(inner.backbone(pictures).values()))
+        # torchvision's own way, without what its compiled operators do: suppression.
+        boxes = importlib.import_module("torchvision.ops.boxes")
+        boxes.batched_nms, kept = lambda found, *_: torch.arange(len(found)), boxes.batched_nms
+        try:
+            inner.score_thresh, inner.detections_per_img = 0.0, 10**6
+            inner.transform = detection.transform.GeneralizedRCNNTransform(
+                64, 96, [0.0] * 3, [1.0] * 3, fixed_size=(96, 64)
+            )
+            theirs = inner(list(pictures))
+        finally:
+            boxes.batched_nms = kept
+    assert heads["cls_logits"].shape[1] == logits.shape[1]
+    task.check_logits(logits, "model")
+    places = task._queries.boxes(logits)
+    scores = task._queries.scores(logits)
+    for row in range(2):
+        ours = sorted(scores[row].flatten().tolist())[-20:]
+        there = theirs[row]["labels"] > 0
+        expected = sorted(theirs[row]["scores"][there].tolist())[-20:]
+        assert ours == pytest.approx(expected, rel=1e-4)
+        best = int(theirs[row]["scores"].masked_fill(~there, 0).argmax())
+        own = int(scores[row, :, int(theirs[row]["labels"][best]) - 1].argmax())
+        limited = places[row, own].clamp(min=0).minimum(torch.tensor([96.0, 64, 96, 64]))
+        torch.testing.assert_close(limited, theirs[row]["boxes"][best], atol=1e-2, rtol=1e-3)
+    batch = {"inputs": pictures, "targets": torch.tensor([[[8.0, 8, 40, 40]]]).repeat(2, 1, 1),
+             "classes": torch.tensor([[2], [0]])}  # fmt: skip
+    learner = lb.Distiller(None, model, task=task)
+    learner(batch).loss.backward()
+    assert any(weight.grad is not None for weight in model.module.head.parameters())
+
+
+@pytest.mark.usefixtures("libraries")
+def test_detectors_that_look_twice_are_refused() -> None:
+    """Without it, a list of boxes would be taken for logits, deep inside."""
+    with pytest.raises(InputError, match="a detector that looks once"):
+        zoo.build("torchvision", name="fasterrcnn_resnet50_fpn", classes=3)

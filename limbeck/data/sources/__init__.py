@@ -12,6 +12,7 @@ from limbeck.data.sources.coco import coco
 from limbeck.data.sources.images import huggingface, image_folder, parquet
 from limbeck.data.sources.interactions import interactions
 from limbeck.data.sources.language import language
+from limbeck.data.sources.masks import mask_folder
 from limbeck.data.sources.rows import diabetes, table
 from limbeck.data.sources.scenes import digit_scenes
 from limbeck.data.sources.several import several_digits
@@ -35,6 +36,7 @@ __all__ = [
     "image_folder",
     "interactions",
     "language",
+    "mask_folder",
     "names",
     "numpy",
     "panned_stills",
@@ -58,6 +60,7 @@ _SOURCES: dict[str, Callable[..., Data]] = {
     "image_folder": image_folder,
     "interactions": interactions,
     "language": language,
+    "mask_folder": mask_folder,
     "numpy": numpy,
     "panned_stills": panned_stills,
     "parquet": parquet,

@@ -19,7 +19,16 @@ import torch
 from PIL import Image
 
 from limbeck.data.samples import Arrays, Samples, pixels
-from limbeck.data.sources.placed import BACKGROUND, IGNORED_PIXEL, Kind, Place, check_kind, placed
+from limbeck.data.sources.placed import (
+    BACKGROUND,
+    IGNORED_PIXEL,
+    Kind,
+    Place,
+    check_kind,
+    check_memory,
+    fitted,
+    placed,
+)
 from limbeck.data.sources.tables import SPLITS, folder_of
 from limbeck.data.splits import Data, carve
 from limbeck.errors import InputError
@@ -27,7 +36,6 @@ from limbeck.imports import needed
 
 __all__ = ["coco"]
 
-_MOST_BYTES = 4 * 2**30
 _SLACK = 1.0  # pixels by which annotators' boxes may reach outside
 _LEAST = 1.0  # pixels: boxes that are thinner once they are resized are left out
 
@@ -183,12 +191,7 @@ class _Annotated:
         entries = [self.images[row] for row in rows.tolist()]
         first = self._picture(entries[0])
         shape = (size, size) if size else (first.height, first.width)
-        if len(entries) * 3 * shape[0] * shape[1] > _MOST_BYTES:
-            raise InputError(
-                f"{len(entries):,} pictures of {shape[0]}×{shape[1]}",
-                expected=f"what {_MOST_BYTES // 2**30} GiB of memory hold",
-                remedy="Set data.limit, or data.args.size to fewer pixels.",
-            )
+        check_memory(len(entries), shape)
         with ThreadPoolExecutor(2) as pool:
             made = list(
                 pool.map(lambda entry: self._sample(entry, kind, shape, bool(size)), entries)
@@ -209,18 +212,13 @@ class _Annotated:
                 remedy="Set data.args.size, to which all are resized.",
             )
         scale = min(shape[0] / picture.height, shape[1] / picture.width) if resized else 1.0
-        inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        canvas = Image.new("RGB", (shape[1], shape[0]))
-        canvas.paste(picture.resize(inner, Image.Resampling.BILINEAR), (0, 0))
+        shown = pixels(fitted(picture, shape, Image.Resampling.BILINEAR))
         marks = self.marks[entry["id"]]
         if kind == "boxes":
-            return pixels(canvas), self._boxes(marks, picture, scale)
-        classes = Image.fromarray(self._mask(marks, picture)).resize(
-            inner, Image.Resampling.NEAREST
-        )
-        filled = np.full(shape, IGNORED_PIXEL, np.uint8)
-        filled[: inner[1], : inner[0]] = np.array(classes)
-        return pixels(canvas), torch.from_numpy(filled)
+            return shown, self._boxes(marks, picture, scale)
+        classes = Image.fromarray(self._mask(marks, picture))
+        filled = fitted(classes, shape, Image.Resampling.NEAREST, fill=IGNORED_PIXEL)
+        return shown, pixels(filled)[0]
 
     def _picture(self, entry: Mapping[str, Any]) -> Image.Image:
         """Return a picture in colour."""

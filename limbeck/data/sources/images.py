@@ -28,9 +28,10 @@ from limbeck.data.sources.tables import (
 from limbeck.data.splits import Data
 from limbeck.errors import InputError
 
-__all__ = ["huggingface", "image_folder", "parquet"]
+__all__ = ["PICTURES", "huggingface", "image_folder", "parquet"]
 
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""How the names of pictures end."""
 
 
 def parquet(
@@ -131,7 +132,7 @@ def image_folder(
     splits, names = folders_of_classes(folder, "train/CLASS/image.jpg")
     found: dict[str, Samples] = {}
     for split, root in splits.items():
-        files = sorted(f for f in root.glob("[!.]*/**/*") if f.suffix.lower() in _SUFFIXES)
+        files = sorted(f for f in root.glob("[!.]*/**/*") if f.suffix.lower() in PICTURES)
         classes = [file.relative_to(root).parts[0] for file in files]
         labels = class_numbers(classes, names, root, "images")
         found[split] = encoded(files, labels, size, workers, str(folder))

@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 
-from limbeck.data.blocks import answers, blocks, packed
+from limbeck.data.blocks import (
+    TEACHER_INPUTS,
+    answers,
+    answers_again,
+    blocks,
+    blocks_again,
+    packed,
+)
 from limbeck.data.language_tokenizer import CHAT, KINDS, LanguageTokenizer
 from limbeck.data.random import key
 from limbeck.data.samples import Arrays
@@ -35,6 +42,7 @@ def language(
     messages: str = "",
     text: str = "",
     tokenizer: str | Path = "",
+    teacher_tokenizer: str | Path = "",
     vocab: int = 2000,
     template: str = "",
     length: int = 128,
@@ -59,6 +67,10 @@ def language(
     begin with their split; where none does, all are for training. Needs the extra
     ``limbeck[text]``.
 
+    Where the teacher has a tokenizer of its own, it reads ``teacher_inputs`` and is to predict
+    ``teacher_targets``, its tokens of the same texts: ``teacher: {inputs: teacher_inputs}`` in a
+    recipe. Only methods that compare such answers can then be learnt from, ``uld``.
+
     Args:
         path: a folder, or one file.
         prompt: the prompts' column; by default ``prompt``, ``question`` or ``instruction``.
@@ -67,7 +79,9 @@ def language(
         text: the plain texts' column; by default ``text``.
         tokenizer: the folder of a Hugging Face model, or what to train on the training texts:
             ``bpe`` or ``characters``; by default that of the folder from which the teacher, or else
-            the student, is made, or ``bpe``.
+            the student, is made, or ``bpe``. The student's, if the teacher has another.
+        teacher_tokenizer: of a teacher that has another: a folder or a kind; by default that of
+            the folder from which it is made.
         vocab: the most tokens that a trained tokenizer has.
         template: how a prompt and an answer become a text, ``{prompt}`` and at the end
             ``{answer}``, or ``chat``, the tokenizer's chat template; by default ``chat`` for
@@ -75,7 +89,8 @@ def language(
         length: T at most; what is longer is cut at its end.
         asked: how many tokens of a block of plain text are the prompt, where models write.
         pack: put several training samples with prompts into one row of ``length`` tokens, so that
-            little is padded; they do not see one another. Rows that are longer are cut.
+            little is padded; they do not see one another. Rows that are longer are cut. Not beside
+            a teacher with other tokens, whose rows would hold other samples.
         validation: fraction of the training texts, if there is no such file: of plain texts the
             end, of other rows some by chance.
         test: the same for testing.
@@ -85,20 +100,33 @@ def language(
 
     Raises:
         InputError: no such path, no training file, a missing column, an empty answer, no tokenizer
-            or no chat template, texts too short for one block, answers too long for ``length``.
+            or no chat template, texts too short for one block, answers too long for ``length``, a
+            teacher that would read another tokenizer's tokens, or ``pack`` beside one that has
+            its own.
     """
     found = _read(Path(path), (prompt, answer, messages, text))
     splits = found.complete(validation, test, seed)
-    folders = _folders(models or {})
-    chosen = tokenizer or next(iter(folders), "bpe")
     template = template or (CHAT if found.chats else "{prompt}\n{answer}")
     told: dict[str, Any] = {"length": length, "template": template}
-    if str(chosen) in KINDS:
-        texts = _said(splits["train"])
-        tokens = LanguageTokenizer.train(texts, str(chosen), size=vocab, **told)
-    else:
-        tokens = LanguageTokenizer.load(chosen, **told)
-    _check_folders(tokens, str(chosen), folders)
+
+    def made_or_read(chosen: str | Path) -> LanguageTokenizer:
+        if str(chosen) in KINDS:
+            return LanguageTokenizer.train(_said(splits["train"]), str(chosen), size=vocab, **told)
+        return LanguageTokenizer.load(chosen, **told)
+
+    folders = _folders(models or {})
+    theirs = _theirs(models or {}, folders, teacher_tokenizer)
+    if theirs and pack:
+        raise InputError(
+            "data.args.pack with a teacher that has a tokenizer of its own",
+            expected="one sample in each row",
+            consequence="Rows of the two would hold other samples, and no token would be aligned.",
+            remedy="Leave data.args.pack out.",
+        )
+    own = [folder for role, folder in folders.items() if role == "student" or not theirs]
+    chosen = tokenizer or next(iter(own), "bpe")
+    tokens = made_or_read(chosen)
+    _check_folders(tokens, str(chosen), own)
     made: dict[str, Arrays] = {}
     for split, rows in splits.items():
         if found.plain:
@@ -107,17 +135,63 @@ def language(
             made[split] = answers(tokens, rows)
     if pack and not found.plain:
         made["train"] = packed(made["train"], tokens)
-    facts = {"vocab": tokens.vocab, "padding": tokens.padding, "end": tokens.end}
     task = {"vocab": tokens.vocab, "tokenizer": tokens, "asked": asked if found.plain else 0}
+    facts = {"inputs": _facts(tokens, length), "targets": task}
+    others: dict[str, LanguageTokenizer] = {}
+    if theirs:
+        other = made_or_read(theirs)
+        if folder := folders.get("teacher"):
+            _check_folders(other, str(theirs), [folder])
+        for split, rows in splits.items():
+            made[split] = (
+                blocks_again(made[split], tokens, other, rows)
+                if found.plain
+                else answers_again(made[split], other, rows)
+            )
+        longest = max(int(each.fields[TEACHER_INPUTS].lengths.max()) for each in made.values())
+        facts[TEACHER_INPUTS] = _facts(other, longest)
+        task["teacher_tokenizer"] = others[TEACHER_INPUTS] = other
     data = Data(
         made["train"],
         made["validation"],
         made["test"],
         name=Path(path).name.partition(".")[0],
-        facts={"inputs": facts | {"positions": length}, "targets": task},
+        facts=facts,
         reader=tokens,
+        other_readers=others,
     )
     return data if limit is None else data.limited(limit)
+
+
+def _facts(tokens: LanguageTokenizer, longest: int) -> dict[str, Any]:
+    """Return what a model that reads these tokens is to know."""
+    facts = {"vocab": tokens.vocab, "padding": tokens.padding, "end": tokens.end}
+    return facts | {"positions": longest}
+
+
+def _theirs(
+    models: Mapping[str, Mapping[str, Any]], folders: Mapping[str, str], stated: str | Path
+) -> str | Path:
+    """Return the tokenizer of a teacher that has one of its own, or nothing."""
+    field = models.get("teacher", {}).get("inputs", TEACHER_INPUTS if stated else "inputs")
+    if field == "inputs":
+        if stated:
+            raise InputError(
+                f"the teacher has a tokenizer of its own ({stated})",
+                expected="a field of its own for the teacher",
+                consequence="It would read the student's tokens, which mean other words to it.",
+                remedy=f"Set teacher.inputs to {TEACHER_INPUTS}.",
+            )
+        return ""
+    found = stated or folders.get("teacher", "")
+    if field != TEACHER_INPUTS or not found:
+        raise InputError(
+            f"teacher.inputs is {field}, with {found or 'no tokenizer for the teacher'}",
+            expected=f"{TEACHER_INPUTS}, and a tokenizer of the teacher's own",
+            remedy=f"Set teacher.inputs to {TEACHER_INPUTS}, and data.args.teacher_tokenizer; or "
+            "leave both out.",
+        )
+    return found
 
 
 class _Found:
@@ -267,11 +341,12 @@ def _by_chance(rows: Sequence[Any], count: int, seed: int) -> tuple[list[Any], l
     return stays, [rows[number] for number in sorted(cut)]
 
 
-def _folders(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _folders(models: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the folders from which the teacher and the student are made, as far as they are."""
-    parts = (models.get(role, {}) for role in ("teacher", "student"))
-    paths = (p.get("args", {}).get("path") for p in parts if p.get("build") == "huggingface")
-    return [str(path) for path in paths if path]
+    parts = {role: models.get(role, {}) for role in ("teacher", "student")}
+    built = {role: part for role, part in parts.items() if part.get("build") == "huggingface"}
+    paths = {role: part.get("args", {}).get("path") for role, part in built.items()}
+    return {role: str(path) for role, path in paths.items() if path}
 
 
 def _check_folders(tokens: LanguageTokenizer, chosen: str, folders: Sequence[str]) -> None:

@@ -10,16 +10,27 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from limbeck.data.jagged import Jagged
 from limbeck.data.samples import Arrays
 from limbeck.errors import InputError
 
-__all__ = ["BACKGROUND", "IGNORED_PIXEL", "Kind", "Place", "check_kind", "placed"]
+__all__ = [
+    "BACKGROUND",
+    "IGNORED_PIXEL",
+    "Kind",
+    "Place",
+    "check_kind",
+    "check_memory",
+    "fitted",
+    "placed",
+]
 
 BACKGROUND = "background"
 IGNORED_PIXEL = 255  # the class of a pixel that counts for nothing, as is usual
+_MOST_BYTES = 4 * 2**30
 Kind = Literal["boxes", "masks"]
 Place = Sequence[float]
 """A box: x1, y1, x2, y2 in pixels, and the number of its class."""
@@ -64,3 +75,24 @@ def check_kind(kind: str) -> None:
             f"data.args.targets is {kind!r}",
             expected="boxes, for the task detection, or masks, for segmentation",
         )
+
+
+def check_memory(count: int, shape: tuple[int, int]) -> None:
+    """Refuse more pictures of a height and width than 4 GiB hold."""
+    if count * 3 * shape[0] * shape[1] > _MOST_BYTES:
+        raise InputError(
+            f"{count:,} pictures of {shape[0]}×{shape[1]}",
+            expected=f"what {_MOST_BYTES // 2**30} GiB of memory hold",
+            remedy="Set data.limit, or data.args.size to fewer pixels.",
+        )
+
+
+def fitted(
+    picture: Image.Image, shape: tuple[int, int], how: Image.Resampling, *, fill: int = 0
+) -> Image.Image:
+    """Return a picture as large as fits into a height and width, filled up right and below."""
+    scale = min(shape[0] / picture.height, shape[1] / picture.width)
+    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    canvas = Image.new(picture.mode, (shape[1], shape[0]), fill)
+    canvas.paste(picture.resize(inner, how), (0, 0))
+    return canvas

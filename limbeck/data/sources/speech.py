@@ -18,7 +18,7 @@ from limbeck.data.jagged import Jagged
 from limbeck.data.samples import Arrays
 from limbeck.data.sources.recordings import Found, found_in
 from limbeck.data.splits import Data, carve
-from limbeck.data.waves import Recordings, Waves, decoded, jagged, resampled
+from limbeck.data.waves import Recordings, Waves, decoded, jagged, levelled, resampled
 from limbeck.errors import InputError
 
 __all__ = ["BLANK", "speech"]
@@ -37,6 +37,7 @@ def speech(
     text: str = "",
     speaker: str = "",
     rate: int = 0,
+    loudness: float | None = None,
     held_out: bool | Mapping[str, Sequence[str]] = False,
     joined: Sequence[int] = (),
     passes: int = 1,
@@ -65,6 +66,9 @@ def speech(
         text: the transcripts' column, instead of labels.
         speaker: the speakers' column; by default ``speaker``, if there is one.
         rate: to which all are brought, in Hz; 0 takes that of the first.
+        loudness: to which each recording is brought (each sequence, if they are joined), in
+            decibels, as :func:`limbeck.data.waves.levelled` does; what ships does it too. By
+            default recordings stay as loud as they are.
         held_out: the speakers of each split, ``{validation: [A], test: [B, C]}``; others are
             trained on. Splits of the tables do not count then. ``true`` chooses the speakers of
             both splits by chance, in the fractions given. Otherwise the splits are those of the
@@ -78,17 +82,24 @@ def speech(
         limit: at most so many training samples, and half as many of the others.
 
     Raises:
-        InputError: no such folder, a missing column, a damaged file, speakers that are not there.
+        InputError: no such folder, a missing column, a damaged file, speakers that are not there, a
+            loudness above 0.
     """
+    if loudness is not None and not -90 <= loudness <= 0:
+        raise InputError(
+            f"a loudness of {loudness:g} dB",
+            expected="from -90 to 0, which is the largest number; -20 suits speech",
+        )
     found = found_in(path, audio=audio, label=label, text=text, speaker=speaker)
     splits = _Cut(found, validation, test, seed).splits(held_out)
     waves, heard_at = _decoded(found, rate)
     if joined:
-        data = _sequences(found, splits, waves, heard_at, _Plan.of(joined, passes, pause, seed))
+        plan = _Plan.of(joined, passes, pause, seed)
+        data = _sequences(found, splits, waves, heard_at, loudness, plan)
     else:
-        data = _singles(found, splits, waves, heard_at)
+        data = _singles(found, splits, _level(waves, heard_at, loudness), heard_at)
     facts: dict[str, Mapping[str, Any]] = {"inputs": {"rate": heard_at}, **data.facts}
-    data = replace(data, name=Path(path).name, facts=facts, reader=Waves(heard_at))
+    data = replace(data, name=Path(path).name, facts=facts, reader=Waves(heard_at, loudness))
     return data if limit is None else data.limited(limit)
 
 
@@ -179,6 +190,11 @@ def _decoded(found: Found, rate: int) -> tuple[list[np.ndarray], int]:
     return waves, wanted
 
 
+def _level(waves: Sequence[np.ndarray], rate: int, loudness: float | None) -> Sequence[np.ndarray]:
+    """Return recordings, at one loudness if one is wanted."""
+    return waves if loudness is None else [levelled(each, rate, loudness) for each in waves]
+
+
 def _singles(
     found: Found, splits: Mapping[str, Tensor], waves: Sequence[np.ndarray], rate: int
 ) -> Data:
@@ -263,6 +279,7 @@ def _sequences(
     splits: Mapping[str, Tensor],
     waves: Sequence[np.ndarray],
     rate: int,
+    loudness: float | None,
     plan: _Plan,
 ) -> Data:
     """Return synthetic sequences of each split's recordings."""
@@ -282,8 +299,8 @@ def _sequences(
                 expected=f"{plan.least} of one speaker, at least",
             )
         chance = np.random.default_rng([plan.seed, len(groups)])
-        field = jagged([_one(group, waves, round(plan.pause * rate), chance) for group in groups],
-                       rate)  # fmt: skip
+        said = [_one(group, waves, round(plan.pause * rate), chance) for group in groups]
+        field = jagged(_level(said, rate, loudness), rate)
         symbols = [[1 + found.labels[row] for row in group] for group in groups]
         targets = Jagged.of(symbols, padding=_PADDING, names=())
         samples = Arrays.of(inputs=field, targets=targets)

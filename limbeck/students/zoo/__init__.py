@@ -17,7 +17,7 @@ name                                       model
 ``textcnn``, ``bilstm``                    text: convolutions; an LSTM in both directions
 ``transformer``                            text: a small encoder
 ``seq2seq``                                translation: an encoder and a decoder
-``huggingface``                            text: a sequence classifier of ``transformers``
+``huggingface``                            texts and pictures: a model of ``transformers``
 ``timm``, ``torchvision``                  images: a model of theirs, by ``name``
 ``detector``                               images: boxes, without anchors, after GFL
 ``segmenter``                              images: a class for each pixel, a small U-Net

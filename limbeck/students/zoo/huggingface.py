@@ -1,6 +1,6 @@
 """Models of Hugging Face's ``transformers``, from a folder on the disk; nothing is downloaded.
 
-Letters: B samples, T tokens, C classes, V vocabulary.
+Letters: B samples, T tokens, C classes, V vocabulary, H×W pixels, Q queries.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 from limbeck.errors import InputError, explained, unknown
 from limbeck.imports import needed
 from limbeck.students.zoo._parts import scaled
+from limbeck.students.zoo.queried import Queried
 from limbeck.students.zoo.sentence import MeanPooled
 
 __all__ = ["files", "huggingface", "portable", "shrunk"]
@@ -23,13 +24,19 @@ __all__ = ["files", "huggingface", "portable", "shrunk"]
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 _CLASSIFIER = "sequence_classification"
 _EMBEDDING = "embedding"
+_DETECTOR, _SEGMENTER = "object_detection", "semantic_segmentation"
+_WITH_CLASSES = (_CLASSIFIER, _DETECTOR, _SEGMENTER)
 _HEADS = {
+    _DETECTOR: "AutoModelForObjectDetection",
+    _SEGMENTER: "AutoModelForSemanticSegmentation",
     _EMBEDDING: "AutoModel",
     "causal_lm": "AutoModelForCausalLM",
     "seq2seq_lm": "AutoModelForSeq2SeqLM",
     _CLASSIFIER: "AutoModelForSequenceClassification",
 }
 _KINDS = {
+    _DETECTOR: "detector",
+    _SEGMENTER: "model for segmentation",
     _EMBEDDING: "encoder",
     "causal_lm": "language model",
     "seq2seq_lm": "model with encoder and decoder",
@@ -60,18 +67,21 @@ def huggingface(
         config: instead of a path, the entries of a ``config.json``; all weights begin at random.
         head: what the model answers: ``sequence_classification``, logits (B, C);
             ``causal_lm``, a language model, or ``seq2seq_lm``, one with an encoder and a decoder,
-            logits (B, T, V); ``embedding``, the mean over a text's tokens, of length 1, (B, D).
+            logits (B, T, V); ``embedding``, the mean over a text's tokens, of length 1, (B, D). Of
+            images (B, 3, H, W): ``object_detection``, boxes found by Q queries
+            (:class:`limbeck.students.zoo.queried.Queried`); ``semantic_segmentation``, logits (B,
+            C, h, w) of a map that may be coarser. A folder's layer for other classes is left out.
         positions: how long texts may get; the model must have as many.
         vocab: how many tokens the tokenizer has; the model must know as many, and a ``config``
             without ``vocab_size`` gets it.
         padding: for a language model made from a ``config``, the token that fills up rows.
         end: for such a model, the token at which a text ends, if that is known.
-        classes: C, number of logits of a classifier.
+        classes: C, number of logits of a classifier, of pixels or of boxes.
         settings: further entries of the configuration, ``output_hidden_states: true`` for example.
 
     Raises:
-        InputError: there is no model in the folder, or it has a head for another number of classes,
-            or too few positions or tokens.
+        InputError: there is no model in the folder, or it classifies samples into another number of
+            classes, or has too few positions or tokens.
 
     >>> tiny = {"model_type": "bert", "vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 2,
     ...         "num_attention_heads": 2, "intermediate_size": 16}
@@ -90,15 +100,15 @@ def huggingface(
         )
     if head not in _HEADS:
         raise unknown("head", head, _HEADS)
-    if head == _CLASSIFIER and classes < 1:
+    if head in _WITH_CLASSES and classes < 1:
         raise InputError(
             f"a classifier of {classes} classes",
             expected="one or more",
             remedy="For a language model set head to causal_lm or seq2seq_lm.",
         )
     transformers = needed("transformers", "text")
-    wanted = _config(path, config, classes if head == _CLASSIFIER else None)
-    if head not in (_CLASSIFIER, _EMBEDDING):  # only generate() needs what a decoder remembers
+    wanted = _config(path, config, classes if head in _WITH_CLASSES else None)
+    if head not in (*_WITH_CLASSES, _EMBEDDING):  # only generate() needs what a decoder remembers
         wanted = {"use_cache": False} | wanted
     if config is not None and vocab:
         wanted = {"vocab_size": vocab} | wanted
@@ -121,6 +131,7 @@ def huggingface(
                 config=found,
                 local_files_only=True,
                 use_safetensors=True,
+                ignore_mismatched_sizes=head in (_DETECTOR, _SEGMENTER),
                 dtype=torch.float32,
                 **more,
             )
@@ -128,6 +139,8 @@ def huggingface(
         # Waves of positions, as a Marian has them: parameters, but neither trained nor stored.
         if name in dict(made.named_parameters()):
             made.get_parameter(name).requires_grad_(False)
+    if head == _DETECTOR:
+        return Queried(made, classes)
     return MeanPooled(made) if head == _EMBEDDING else made
 
 
@@ -136,7 +149,7 @@ def portable(args: Mapping[str, Any]) -> dict[str, Any]:
     if args.get("path") is None:
         return dict(args)
     rest = {name: value for name, value in args.items() if name != "path"}
-    classes = args["classes"] if args.get("head", _CLASSIFIER) == _CLASSIFIER else None
+    classes = args["classes"] if args.get("head", _CLASSIFIER) in _WITH_CLASSES else None
     return {"config": _config(args["path"], None, classes), **rest}
 
 

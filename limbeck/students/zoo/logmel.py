@@ -126,3 +126,7 @@ class LogMel(nn.Module):
             power = spectrum.square().sum(-1) @ self.filters
             features = ((power + _FLOOR).log() - _MIDDLE) / _SPREAD
         return features, mask[:, :: self.hop].bool()
+
+    def as_picture(self, values: Tensor) -> Tensor:
+        """Return values for frames and bands, (B, T, M), as (B, M, T) with low bands below."""
+        return values.transpose(1, 2).flip(1)

@@ -244,7 +244,19 @@ class _Items(nn.Module):
             self.weight[classes].zero_()
 
     def read(self, input_ids: Tensor) -> Tensor:
-        """Return the embeddings of items, (B, T, D); that of the padding, number N, stays zero."""
+        """Return the embeddings of items, (B, T, D); that of the padding, number N, stays zero.
+
+        Raises:
+            InputError: there is an item beyond N; on a GPU, CUDA says so.
+        """
+        most = len(self.weight) - 1
+        looking = not torch.compiler.is_compiling() and input_ids.device.type == "cpu"
+        if looking and input_ids.numel() and int(input_ids.max()) > most:
+            raise InputError(
+                f"a history with item {int(input_ids.max())} for a recommender of {most} items",
+                expected=f"0 to {most - 1}, and {most} as padding",
+                remedy="Leave classes out of the model's args: a recipe takes it from the data.",
+            )
         return F.embedding(input_ids, self.weight, padding_idx=len(self.weight) - 1)
 
     def forward(self, state: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from limbeck.students.zoo._packed import states
 from limbeck.students.zoo._parts import Config, number, whole, wholes
 
 __all__ = ["Bag", "BiLSTM", "TextCNN", "bag", "bilstm", "textcnn"]
@@ -86,10 +87,19 @@ class Bag(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits (B, C)."""
-        x: Tensor = self.embedding(input_ids.masked_fill(attention_mask == 0, self.padding))
+        read = input_ids.masked_fill(attention_mask == 0, self.padding)
+        # An exporter would write a bag as a loop over texts.
+        x: Tensor = self._mean(read) if torch.compiler.is_exporting() else self.embedding(read)
         for layer in list(self.children())[1:]:
             x = layer(x)
         return x
+
+    def _mean(self, read: Tensor) -> Tensor:
+        """Return what the bag does, (B, D), in plain operators."""
+        keep = (read != self.padding).unsqueeze(2).float()
+        words = F.embedding(read, self.embedding.weight) * keep
+        mean: Tensor = words.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+        return mean
 
 
 def textcnn(
@@ -228,12 +238,10 @@ class BiLSTM(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits (B, C)."""
-        lengths = attention_mask.sum(dim=1).cpu()
         words = self.dropout(self.embedding(input_ids))
-        packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
         # A state is above −1, so that is never the largest.
-        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, padding_value=-1.0)
-        logits: Tensor = self.classifier(self.pooled(states.amax(dim=1)))
+        found = states(self.lstm, words, attention_mask.sum(dim=1), padding=-1.0)
+        logits: Tensor = self.classifier(self.pooled(found.amax(dim=1)))
         return logits
 
 

@@ -5,6 +5,7 @@ Letters: B samples, C classes or channels, H×W pixels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from limbeck.errors import InputError, unknown
 from limbeck.imports import needed
+from limbeck.students.zoo.one_stage import OneStage
 
 __all__ = ["timm", "torchvision"]
 
@@ -44,6 +46,11 @@ def torchvision(name: str, *, classes: int = 10, **settings: Any) -> nn.Module:
 
     Nothing is downloaded; weights as for :func:`timm`.
 
+    Of its detectors, those that look once, ``fcos_resnet50_fpn``, ``retinanet_resnet50_fpn`` and
+    its second version, answer as :class:`limbeck.students.zoo.one_stage.OneStage`, and have a
+    class more than is said here, the background, as weights that were trained with torchvision
+    have. Its models for segmentation answer at each pixel.
+
     Args:
         name: of the architecture: ``resnet18``, ``mobilenet_v3_small``, ``vit_b_16``, ...
         classes: number of logits.
@@ -51,13 +58,28 @@ def torchvision(name: str, *, classes: int = 10, **settings: Any) -> nn.Module:
 
     Raises:
         InputError: torchvision cannot be imported, as where its build does not fit PyTorch's, or
-            has no such model; near names are listed.
+            has no such model; near names are listed; or the model is a detector that looks twice.
 
     Source: github.com/pytorch/vision.
     """
     models = needed("torchvision", "vision").models
-    asked = {"weights": None, "num_classes": classes, **settings}
-    return _made("torchvision", models.get_model, name, models.list_models(), asked)
+    known, detectors = models.list_models(), models.list_models(module=models.detection)
+    asked = {"weights": None, "num_classes": classes + (name in detectors), **settings}
+    if name in known:
+        taken = inspect.signature(models.get_model_builder(name)).parameters
+        asked = {key: None for key in taken if key == "weights_backbone"} | asked
+    made = _made("torchvision", models.get_model, name, known, asked)
+    if name not in detectors:
+        return made
+    if not isinstance(made, (models.detection.FCOS, models.detection.RetinaNet)):
+        raise InputError(
+            f"torchvision's {name}",
+            expected="a detector that looks once, with a yes or no for each class: "
+            "fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2",
+            consequence="The others drop boxes before their last layers: nothing could be learnt "
+            "from what they drop.",
+        )
+    return OneStage(made)
 
 
 def _made(

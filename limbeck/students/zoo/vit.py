@@ -102,7 +102,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int, inside: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_dim = width // heads
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -117,7 +117,7 @@ class _Block(nn.Module):
         return out_BND
 
     def _attention(self, x_BND: Tensor) -> Tensor:
-        qkv = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x_BND).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         mixed_BAND = F.scaled_dot_product_attention(*qkv.unbind(0))
         out_BND: Tensor = self.proj(mixed_BAND.transpose(1, 2).flatten(2))
         return out_BND
