@@ -585,8 +585,8 @@ def test_by_name() -> None:
     """A recipe's typing error would end in a KeyError."""
     names = [
         "captions", "clips", "coco", "diabetes", "digit_scenes", "digits", "huggingface",
-        "image_folder", "interactions", "language", "numpy", "panned_stills", "parquet",
-        "several_digits", "speech", "table", "text", "translation", "visual_questions",
+        "image_folder", "interactions", "language", "mask_folder", "numpy", "panned_stills",
+        "parquet", "several_digits", "speech", "table", "text", "translation", "visual_questions",
     ]  # fmt: skip
     assert sources.names() == names
     assert sources.get("parquet") is sources.parquet
