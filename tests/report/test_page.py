@@ -96,7 +96,7 @@ def test_measured_energy_and_partial_counts_are_told(run: Run) -> None:
     cost |= {"macs_coverage": 0.5, "energy_j": {"value": 0.0123, "source": "estimated: by power"}}
     shown = read(made(run))
     assert "347 k 50% seen" in shown
-    assert "12.3 estimated" in shown
+    assert "≈ 12.3" in shown
     assert "Energy estimated: by power." in shown
 
 
