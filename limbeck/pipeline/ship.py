@@ -112,7 +112,6 @@ def exported(run: Run, product: Product, name: FormatName = "onnx") -> Product:
     known: dict[str, Any] = {} if options.opset is None else {"opset": options.opset}
     note = ""
     if options.bits is not None:
-        known["calibrate"] = [run.task.inputs(b) for b in validation(run, _CALIBRATED, _PIECE)]
         note = f"{options.bits} bits, ranges of {_CALIBRATED} validation samples at most"
 
     def work(path: Path, listener: Listener) -> str:
@@ -120,12 +119,13 @@ def exported(run: Run, product: Product, name: FormatName = "onnx") -> Product:
             return ""
         assert product.network is not None
         model, takes = product.network(), signature(run)
+        if options.bits is not None:
+            known["calibrate"] = [run.task.inputs(b) for b in validation(run, _CALIBRATED, _PIECE)]
         whole = Whole(build.preprocess(run.recipe, run.recipe.student), model).eval()
         with unchecked(path) as draft:
             form.write(whole, takes, draft / file, facts(run, product, model, takes), **known)
             parity = compared(run, whole, draft / file)
-            whole_numbers = options.bits is not None
-            parity.require(options.allowed, file, on_average=whole_numbers)
+            parity.require(options.allowed, file, on_average=options.bits is not None)
             write_json(draft / "export.json", {"format": name, "parity": parity.as_json()})
         return f"{disk_size(path / file) / 1000:,.0f} kB, {parity.told()}"
 

@@ -104,7 +104,10 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = (_amount, _at, _colour_roles, prefixed, _scale, _source_hash, _spread, _thousands)
+    own = (
+        *(_amount, _at, _colour_roles, _millijoules, prefixed, _scale, _source_hash),
+        *(_spread, _thousands),
+    )
     env.filters.update({each.__name__.strip("_"): each for each in own})
     env.filters |= {"signed": figures.signed, "tokens": inside.tokens}
     env.filters["bytes"] = partial(prefixed, unit="B")
@@ -140,6 +143,14 @@ def _amount(value: float | None) -> str:
 
 def _thousands(value: int | None) -> str:
     return "not measured" if value is None else f"{value:,}"
+
+
+def _millijoules(energy: Mapping[str, Any] | None) -> str:
+    """Return an energy, ``value`` in joules and its ``source``; an estimate has ≈ before it."""
+    if not energy:
+        return _amount(None)
+    mark = "≈ " if energy["source"].startswith("estimated") else ""
+    return mark + _amount(1000 * energy["value"])
 
 
 def prefixed(value: float | None, unit: str = "", shown: Callable[..., str] = _amount) -> str:

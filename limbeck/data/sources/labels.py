@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.data.sources.tables import class_names, column_of, holds_integers
+from limbeck.data.sources.tables import class_names, column_of, holds_integers, values_in
 from limbeck.errors import InputError
 
 __all__ = ["labels_of", "names_in", "numbered"]
@@ -51,7 +51,7 @@ def labels_of(
             f"the column {column} of {place} holds {schema.field(column).type}",
             expected="whole numbers, or lists of classes, or several columns of 0 and 1",
         )
-    given = {s: _values(table, column, f"{s} in {place}") for s, table in tables.items()}
+    given = {s: values_in(table, column, f"{s} in {place}") for s, table in tables.items()}
     return {s: torch.tensor(rows, dtype=torch.int64) for s, rows in given.items()}, names
 
 
@@ -94,7 +94,7 @@ def numbered(table: Any, column: str, names: Sequence[str], where: str) -> Tenso
 
 
 def _from_columns(table: Any, columns: Sequence[str], place: str) -> Tensor:
-    found = torch.tensor([_values(table, name, place) for name in columns], dtype=torch.float32)
+    found = torch.tensor([values_in(table, name, place) for name in columns], dtype=torch.float32)
     strange = ((found != 0) & (found != 1)).nonzero()
     if len(strange):
         column, row = strange[0].tolist()
@@ -110,7 +110,7 @@ def _from_lists(
     tables: Mapping[str, Any], column: str, names: tuple[str, ...], place: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return (N, C) of lists of numbers or of names."""
-    given = {s: _values(table, column, f"{s} in {place}") for s, table in tables.items()}
+    given = {s: values_in(table, column, f"{s} in {place}") for s, table in tables.items()}
     known = {each for row in given["train"] for each in row}
     words = any(isinstance(each, str) for each in known)
     if words:
@@ -129,16 +129,6 @@ def _from_lists(
                 )
             found[split][row, [numbers[each] for each in classes]] = 1
     return found, names
-
-
-def _values(table: Any, column: str, place: str) -> list[Any]:
-    """Return a column's values, none of them missing."""
-    if column not in table.schema.names:
-        raise InputError(f"a table of {place} lacks the column {column}")
-    values: list[Any] = table[column].to_pylist()
-    if None in values:
-        raise InputError(f"row {values.index(None)} of {place} has no {column}")
-    return values
 
 
 def _holds_truth(kind: Any) -> bool:

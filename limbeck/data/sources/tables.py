@@ -27,6 +27,7 @@ __all__ = [
     "holds_texts",
     "joined",
     "texts_in",
+    "values_in",
 ]
 
 SPLITS = {
@@ -195,6 +196,20 @@ def _read(file: Path) -> Any:
         return csv.read_csv(file, parse_options=lines)
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{file} could not be read as a table: {error}") from error
+
+
+def values_in(table: Any, column: str, place: str) -> list[Any]:
+    """Return a column's values, none of them missing.
+
+    Raises:
+        InputError: there is no such column, or one of its values is missing.
+    """
+    if column not in table.schema.names:
+        raise InputError(f"a table of {place} lacks the column {column}")
+    values: list[Any] = table[column].to_pylist()
+    if None in values:
+        raise InputError(f"row {values.index(None)} of {place} has no {column}")
+    return values
 
 
 def texts_in(table: Any, column: str, where: str) -> list[str]:

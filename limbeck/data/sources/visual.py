@@ -15,7 +15,14 @@ import torch
 
 from limbeck.data.sources.labels import names_in, numbered
 from limbeck.data.sources.pictured import Cuts, Reading, Rows, assembled, read
-from limbeck.data.sources.tables import class_names, column_of, folder_of, holds_texts, texts_in
+from limbeck.data.sources.tables import (
+    class_names,
+    column_of,
+    folder_of,
+    holds_texts,
+    texts_in,
+    values_in,
+)
 from limbeck.data.splits import Data
 from limbeck.errors import InputError, unknown
 
@@ -212,18 +219,11 @@ def _true_words(rows: Rows, column: str, answers: str, known: set[str]) -> dict[
     """Return, by picture, the known words that questions with their answers say of it."""
     table = rows.table
     names = class_names(table.schema.metadata, answers)
-    said = [str(names[a]) if names else str(a) for a in _values(table, answers, rows.place)]
+    said = [str(names[a]) if names else str(a) for a in values_in(table, answers, rows.place)]
     questions = texts_in(table, column, rows.place)
     found: dict[int, set[str]] = {}
     for picture, question, answer in zip(rows.pictures.tolist(), questions, said, strict=True):
         if answer in known:
             inside = set(re.findall(r"\w+", question.lower())) & known
             found.setdefault(picture, set()).update({answer} | inside)
-    return found
-
-
-def _values(table: Any, column: str, place: str) -> list[Any]:
-    found: list[Any] = table[column].to_pylist()
-    if None in found:
-        raise InputError(f"row {found.index(None)} of {place} has no {column}")
     return found
