@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError, unknown
 from limbeck.files import digest, file_digest
 
-__all__ = ["attribute", "call_theirs", "code_digest", "is_path", "needed", "portrait"]
+__all__ = ["attribute", "call_theirs", "code_digest", "is_path", "needed", "portrait", "unlogged"]
 
 
 def is_path(name: str) -> bool:
@@ -59,24 +61,44 @@ def call_theirs(name: str, function: Callable[..., Any], args: Mapping[str, Any]
         raise InputError(f"{name} failed: {_told(error)}") from error
 
 
-def needed(package: str, extra: str) -> Any:
+def needed(package: str, extra: str, *parts: str) -> Any:
     """Return a package that only some parts need, imported now.
+
+    What packages log while they are imported is not shown: it is about further packages that they
+    could use, and not about the run. What goes wrong is raised.
 
     Args:
         package: its name.
         extra: of Limbeck's extras, the one that brings it.
+        parts: modules of it that are to be used, which it would import only then, and not so
+            quietly.
 
     Raises:
         InputError: it is not installed, or fails to be imported.
     """
     try:
-        return importlib.import_module(package)
+        with unlogged():
+            found = importlib.import_module(package)
+            for part in parts:
+                importlib.import_module(f"{package}.{part}")
+        return found
     except (ImportError, RuntimeError) as error:  # the latter from compiled code that does not fit
         raise InputError(
             f"{package} could not be imported: {error}",
             expected=f"the extra {extra!r}",
             remedy=f'Install it: pip install "limbeck[{extra}]".',
         ) from error
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep to itself what libraries log; what goes wrong is still raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def code_digest(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.imports import attribute, call_theirs, code_digest, is_path, portrait
+from limbeck.imports import attribute, call_theirs, code_digest, is_path, needed, portrait
 
 MODULE = """
 def make(size=1):
@@ -34,8 +35,8 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = list(sys.path)
     yield tmp_path
     sys.path[:] = path
-    for name in ("their_module", "their_broken_module"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.startswith("their_")]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(("name", "found"), [("a.b:c", True), ("kd", False), ("a.b", False)])
@@ -77,6 +78,26 @@ def test_their_errors() -> None:
     with pytest.raises(InputError, match=r"x failed: TypeError.*colour"):
         call_theirs("x", attribute("their_module:make"), {"colour": 1})
     assert call_theirs("x", attribute("their_module:make"), {"size": 3}) == ["made"] * 3
+
+
+def test_what_packages_log_while_imported_is_not_shown(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lines about other packages' compiled code would stand in the middle of a run's progress."""
+    noise = "import logging\nlogging.getLogger(__name__).critical('cannot load x.so')\n"
+    package = theirs / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(noise)
+    (package / "later.py").write_text(noise)
+    (package / "broken.py").write_text(noise + "import no_such_module\n")
+    monkeypatch.syspath_prepend(str(theirs))
+    found = needed("their_package", "text", "later")
+    assert (found.__name__, found.later.__name__) == ("their_package", "their_package.later")
+    with pytest.raises(InputError, match="their_package could not be imported: No module named"):
+        needed("their_package", "text", "broken")
+    assert not caplog.records
+    logging.getLogger("their_package").warning("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_code_digest(theirs: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 from torch import nn
@@ -55,12 +56,14 @@ def captured(
 @contextmanager
 def quietly() -> Iterator[None]:
     """Keep to itself what PyTorch's exporters say about themselves."""
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx", "torch.export")]
+    names = ("torch.onnx", "torch.fx", "torch.export", "onnxscript")
+    logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # What cannot be followed is printed too, as a graph; its line of code is in the error.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             # The exporters use parts of PyTorch that PyTorch deprecates.
             warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
             # Two inputs whose axes always have the same size share one name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from limbeck.export.operators import refuse_own
 from limbeck.export.whole import Signature, by_name
 from limbeck.imports import needed
 
-__all__ = ["BATCH", "write"]
+__all__ = ["BATCH", "check", "write"]
 
 BATCH = 32
 """The largest batch that a file takes: its memory is planned when it is written."""
@@ -28,6 +29,12 @@ BATCH = 32
 _ROWS = 17  # of the example: PyTorch's convolutions choose otherwise below 16, and that would hold
 
 _LONGER = 2  # a sequence may be so many times as long as the longest that was seen
+
+
+def check(model: nn.Module, first: nn.Module | None) -> None:
+    """Refuse to begin without the package: its import takes long, so it is only looked for."""
+    if importlib.util.find_spec("executorch") is None:
+        needed("executorch", "executorch")
 
 
 def write(

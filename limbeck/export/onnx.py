@@ -45,7 +45,8 @@ def write(
         opset: the version of ONNX's operators; 18 if none is said.
 
     Raises:
-        InputError: PyTorch cannot follow the network, or ONNX has no form of an operator in it.
+        InputError: PyTorch cannot follow the network, ONNX has no form of an operator in it, or the
+            network cannot be written in that opset.
     """
     needed("onnxscript", "onnx")
     version = opset or OPSET
@@ -65,6 +66,13 @@ def write(
     except Exception as error:  # the exporter raises whatever its parts raise
         raise _refusal(error, path.name, version) from error
     assert found is not None
+    # Where its converters fail, the exporter keeps its own opset, and only logs that.
+    if (got := found.model.opset_imports.get("")) != version:
+        raise InputError(
+            f"{path.name}: the network cannot be written in opset {version}",
+            expected=f"an opset to which PyTorch's exporter can convert; it came to {got}",
+            remedy=f"Leave opset out, or take {OPSET} or one near it.",
+        )
     found.model.producer_name, found.model.producer_version = "limbeck", __version__
     found.model.metadata_props[FACTS] = json.dumps(facts, ensure_ascii=False)
     _forget(found.model)

@@ -1,6 +1,6 @@
 """Operators of Limbeck's own, and what they are in ONNX.
 
-Letters: B samples, T tokens, D features, H units.
+Letters: B samples, T steps, D features, H units, W directions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from limbeck.errors import InputError
-from limbeck.students.zoo._packed import packed_lstm
+from limbeck.students.zoo._packed import packed_rnn
 
 __all__ = ["refuse_own", "translations"]
 
@@ -20,7 +20,7 @@ _OPSET = 18
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return what PyTorch's exporter is told of operators that it does not know."""
-    return {packed_lstm._opoverload: _lstm}
+    return {packed_rnn._opoverload: _recurrent}
 
 
 def refuse_own(program: ExportedProgram, name: str) -> None:
@@ -36,41 +36,40 @@ def refuse_own(program: ExportedProgram, name: str) -> None:
     for node in program.graph.nodes:
         if getattr(node.target, "namespace", "") == "limbeck":
             raise InputError(
-                f"{name}: the network has the operator {node.target}, an LSTM over texts of "
-                "unequal length, which only ONNX has",
-                remedy="Export as onnx instead, or train another student: textcnn, say.",
+                f"{name}: the network has the operator {node.target}, a recurrent layer over "
+                "sequences of unequal length, which only ONNX has",
+                remedy="Export as onnx instead, or train a student without such a layer.",
             )
 
 
-def _lstm(words: Any, lengths: Any, weights: Sequence[Any]) -> Any:
-    """Return ``limbeck::packed_lstm`` as ONNX's LSTM, which knows lengths by itself.
+def _recurrent(x: Any, lengths: Any, weights: Sequence[Any]) -> Any:
+    """Return ``limbeck::packed_rnn`` as ONNX's LSTM or GRU, which know lengths by themselves.
 
-    Its gates stand in another order (i, o, f, c in the place of i, f, c, o), its biases side by
-    side, and its answer is (T, 2, B, H).
+    Their gates stand in another order (i, o, f, c in the place of i, f, c, o; z, r, n in that of
+    r, z, n), their biases side by side, and their answer is (T, W, B, H).
     """
     from onnxscript import values
 
     op = values.Opset("", _OPSET)
-
-    first, order = op.Constant(value_ints=[0]), op.Constant(value_ints=[0, 3, 1, 2])
     size = weights[1].shape[1]
+    gates = weights[1].shape[0] // size
+    first = op.Constant(value_ints=[0])
+    order = op.Constant(value_ints=[0, 3, 1, 2] if gates == 4 else [1, 0, 2])
 
     def turned(weight: Any) -> Any:
         rest = [int(each) for each in weight.shape[1:]]
-        gates = op.Reshape(weight, op.Constant(value_ints=[4, size, *rest]))
-        return op.Reshape(op.Gather(gates, order), op.Constant(value_ints=[4 * size, *rest]))
+        apart = op.Reshape(weight, op.Constant(value_ints=[gates, size, *rest]))
+        return op.Reshape(op.Gather(apart, order), op.Constant(value_ints=[gates * size, *rest]))
 
-    ways = [[turned(each) for each in weights[at : at + 4]] for at in (0, 4)]
+    ways = [[turned(each) for each in weights[at : at + 4]] for at in range(0, len(weights), 4)]
     given, kept = (op.Concat(*(op.Unsqueeze(w[n], first) for w in ways), axis=0) for n in (0, 1))
     biases = op.Concat(*(op.Unsqueeze(op.Concat(w[2], w[3], axis=0), first) for w in ways), axis=0)
-    found, _, _ = op.LSTM(
-        op.Transpose(words, perm=[1, 0, 2]),
-        given,
-        kept,
-        biases,
-        op.Cast(lengths, to=6),
-        hidden_size=size,
-        direction="bidirectional",
-    )
+    told = None if lengths is None else op.Cast(lengths, to=6)
+    takes = (op.Transpose(x, perm=[1, 0, 2]), given, kept, biases, told)
+    options = {"hidden_size": size, "direction": "bidirectional" if len(ways) == 2 else "forward"}
+    if gates == 4:
+        found, *_ = op.LSTM(*takes, **options)
+    else:
+        found, *_ = op.GRU(*takes, **options, linear_before_reset=1)
     side = op.Transpose(found, perm=[2, 0, 1, 3])
     return op.Reshape(side, op.Constant(value_ints=[0, 0, -1]))

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 {imports}
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 here = Path(__file__).parent
 session = onnxruntime.InferenceSession(str(here / "{file}"), providers=["CPUExecutionProvider"])
 facts = json.loads(session.get_modelmeta().custom_metadata_map["limbeck"])

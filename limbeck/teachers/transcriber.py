@@ -59,7 +59,7 @@ class Transcriber:
                 f"there is no config.json in {path}",
                 expected="the folder of a speech recogniser, as save_pretrained() writes it",
             )
-        transformers = needed("transformers", "text")
+        transformers = needed("transformers", "text", "modeling_utils")
         here = {"local_files_only": True}
         with explained(
             f"no speech recogniser could be read from {path}",

@@ -22,6 +22,7 @@ from limbeck.evaluate import Contender, bench, invented, opened
 from limbeck.evaluate.runtimes import logits_from
 from limbeck.export import Signature, Whole
 from limbeck.recipe import load
+from limbeck.students.zoo._packed import states
 from limbeck.teachers.foreign import Size
 
 TOKENS = [
@@ -56,6 +57,15 @@ def test_preprocessing_is_in_the_graph(tmp_path: Path) -> None:
     weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
     assert found == pytest.approx(normal.reshape(5, 12) @ weight.T + bias, abs=1e-5)
     assert onnx.load(str(tmp_path / "m.onnx")).opset_import[0].version == 20
+
+
+def test_an_opset_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """Without it, a device that knows opset 11 would get a file in opset 18, and no word of it."""
+    linear, seen = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), [torch.rand(1, 3, 2, 2)]
+    for opset in (5, 99):
+        with pytest.raises(InputError, match=f"in opset {opset}. Expected: .* it came to 18"):
+            written(linear, seen, tmp_path / "m.onnx", opset=opset)
+    assert not list(tmp_path.iterdir())
 
 
 def test_texts_may_have_any_length_and_number(tmp_path: Path) -> None:
@@ -96,6 +106,54 @@ def test_an_lstm_knows_lengths_by_itself(tmp_path: Path) -> None:
     ) == 2
     with pytest.raises(InputError, match=r"m\.pt2: the network has the operator .*Export as onnx"):
         written(model, TOKENS, tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("sasrec", {"width": 8, "positions": 25}),
+        ("gru4rec", {"width": 8, "hidden": 6, "layers": 2}),
+    ],
+)
+def test_histories_may_have_any_length_and_number(
+    name: str, args: dict[str, int], tmp_path: Path
+) -> None:
+    """Without it, a recommender could only be asked about the histories it was written with."""
+    torch.manual_seed(0)
+    model = lb.students.zoo.build(name, classes=30, **args).eval()
+    written(model, TOKENS, tmp_path / "m.onnx")
+    runner = opened(tmp_path / "m.onnx")
+    for rows, length in ((1, 1), (5, 23)):
+        ids = torch.randint(30, (rows, length))
+        mask = torch.ones_like(ids)
+        ids[0, 1:], mask[0, 1:] = 30, 0
+        batch = {"input_ids": ids, "attention_mask": mask}
+        with torch.no_grad():
+            assert torch.allclose(logits_from(runner, batch), model(**batch), atol=1e-6)
+
+
+class _BothWays(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(1, 5, 2, batch_first=True, bidirectional=True)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found = states(self.gru, input_ids.unsqueeze(2).float(), attention_mask.sum(dim=1))
+        return found.sum(dim=1)
+
+
+def test_units_with_gates_are_read_in_both_directions(tmp_path: Path) -> None:
+    """Without it, the way back would begin in the silence that fills up a batch of recordings."""
+    torch.manual_seed(0)
+    model, ids, mask = _BothWays(), torch.randint(1, 4, (3, 12)), torch.ones(3, 12).long()
+    written(model, TOKENS, tmp_path / "m.onnx")
+    mask[0, 5:] = 0
+    found = logits_from(opened(tmp_path / "m.onnx"), {"input_ids": ids, "attention_mask": mask})
+    with torch.no_grad():
+        rows = [
+            model(ids[row : row + 1, :n], mask[row : row + 1, :n]) for row, n in ((0, 5), (1, 12))
+        ]
+    assert torch.allclose(found[:2], torch.cat(rows), atol=1e-6)
 
 
 def test_lengths_of_their_own_have_names_of_their_own() -> None:
@@ -168,7 +226,9 @@ class _Chooses(nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
-def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without it, one would have to find the operator in pages of the exporter's own words."""
     seen = [torch.rand(1, 3, 3)]
     with pytest.raises(InputError, match=r"m\.onnx: ONNX has no form of the operator aten\.linalg"):
@@ -178,6 +238,7 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="input 'pair' is a tuple"):
         Signature.of([{"pair": (torch.zeros(1, 2), torch.zeros(1, 3))}])
     assert not list(tmp_path.iterdir())
+    assert not "".join(capsys.readouterr()), "PyTorch's graphs stand around the one message"
 
 
 def test_damaged_files_are_told(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from texts import sentences, write_jsonl
 
 import limbeck as lb
@@ -131,3 +133,31 @@ def test_bench_compares_runs_and_files(
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"bad\.onnx is not an ONNX model"):
         compare([tmp_path / "bad.onnx"], json=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("place", "figures", "message"),
+    [
+        ("nowhere", None, "there is no .*nowhere. Expected: a run's folder, or a file"),
+        ("", None, r"a folder, and not that of a run. .* In it: .*m\.onnx"),
+        ("m.onnx", "nowhere/b.json", r"there is no folder .*nowhere for b\.json"),
+    ],
+)
+def test_bench_says_what_it_cannot_use(
+    tmp_path: Path, place: str, figures: str | None, message: str
+) -> None:
+    """Without it, a slip in a path would be called an unknown kind of file, or cost the timing."""
+    (tmp_path / "m.onnx").write_bytes(b"nonsense")
+    json = None if figures is None else tmp_path / figures
+    with pytest.raises(InputError, match=message):
+        compare([tmp_path / place], json=json, batch=4, threads=None, seconds=0.01)
+
+
+def test_no_number_of_a_table_is_cut_off(finished: Path) -> None:
+    """Without it, 80 columns would show 0.8 mJ for 0.863."""
+    console = Console(width=30, file=io.StringIO(), highlight=False)
+    compare([finished], batch=4, threads=None, seconds=0.01, json=None, console=console)
+    assert isinstance(console.file, io.StringIO)
+    row = next(line for line in console.file.getvalue().splitlines() if "teacher" in line)
+    assert len(row.split()) >= 11, "a column is missing"
+    assert "…" not in row

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, unknown
+from limbeck.students.zoo._packed import states
 from limbeck.students.zoo._parts import Config, conv, whole
 
 __all__ = ["Looking", "Reading", "text_config", "wanted"]
@@ -68,8 +69,8 @@ class Reading(nn.Module):
         if self.gru is None:
             mean: Tensor = words.sum(dim=1) / lengths
             return mean
-        states, _ = self.gru(words)  # what stands after a text's end changes nothing before it
-        last: Tensor = states[torch.arange(len(states), device=states.device), lengths[:, 0] - 1]
+        found = states(self.gru, words)  # what stands after a text's end changes nothing before it
+        last: Tensor = found[torch.arange(found.shape[0], device=found.device), lengths[:, 0] - 1]
         return last
 
 

@@ -15,9 +15,9 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from limbeck.errors import InputError
+from limbeck.students.zoo._packed import states
 from limbeck.students.zoo._parts import Config, number, whole
 from limbeck.students.zoo.logmel import LogMel
 
@@ -283,14 +283,9 @@ class _Recurrent(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        y = self.norm(x)
-        if self.gru.bidirectional:  # the way back must begin where the recording ends
-            lengths = keep.sum(dim=1).cpu()
-            packed = pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=False)
-            states, _ = self.gru(packed)
-            y, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
-        else:
-            y, _ = self.gru(y)
+        # The way back, if there is one, must begin where the recording ends.
+        lengths = keep.sum(dim=1) if self.gru.bidirectional else None
+        y = states(self.gru, self.norm(x), lengths)
         changed: Tensor = (x + self.dropout(y)) * keep.unsqueeze(2)
         return changed
 

@@ -106,7 +106,7 @@ def huggingface(
             expected="one or more",
             remedy="For a language model set head to causal_lm or seq2seq_lm.",
         )
-    transformers = needed("transformers", "text")
+    transformers = needed("transformers", "text", "modeling_utils")
     wanted = _config(path, config, classes if head in _WITH_CLASSES else None)
     if head not in (*_WITH_CLASSES, _EMBEDDING):  # only generate() needs what a decoder remembers
         wanted = {"use_cache": False} | wanted

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
+from limbeck.students.zoo._packed import states
 from limbeck.students.zoo._parts import Config, number, whole
 
 __all__ = ["FISM", "GRU4Rec", "SASRec", "fism", "gru4rec", "sasrec"]
@@ -183,8 +184,8 @@ class GRU4Rec(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return scores (B, N)."""
         # Padding stands at the end, after the state that is taken.
-        states, _ = self.gru(self.dropout(self.items.read(input_ids)))
-        scores: Tensor = self.items(self.projection(self.hidden(_last(states, attention_mask))))
+        found = states(self.gru, self.dropout(self.items.read(input_ids)))
+        scores: Tensor = self.items(self.projection(self.hidden(_last(found, attention_mask))))
         return scores
 
 
@@ -264,10 +265,10 @@ class _Items(nn.Module):
         return F.linear(state, self.weight[:-1], self.bias)
 
 
-def _last(states: Tensor, attention_mask: Tensor) -> Tensor:
+def _last(found: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the state of the last item of each history, (B, D), from (B, T, D)."""
     last = (attention_mask.sum(dim=1) - 1).clamp(min=0)
-    return states[torch.arange(len(states), device=states.device), last]
+    return found[torch.arange(found.shape[0], device=found.device), last]
 
 
 def _common(width: int, dropout: float, classes: int) -> Config:
