@@ -28,11 +28,17 @@ def checked(
         samples: batches: an array (B, ...) for each input, by its name.
 
     Raises:
-        InputError: an input is missing, its shape does not fit, or there are no samples.
+        InputError: an input is missing, its shape does not fit, a number is not finite, or there
+            are no samples.
     """
     inputs = {found.name: found.type.tensor_type for found in model.graph.input}
     seen = 0
     for batch in samples:
+        if not isinstance(batch, Mapping):
+            raise InputError(
+                f"calibration samples that are a {type(batch).__name__}",
+                expected=f"a mapping with an array for each input: {', '.join(inputs)}",
+            )
         fed = {}
         for name, kind in inputs.items():
             if name not in batch:
@@ -43,6 +49,11 @@ def checked(
             wanted = [size.dim_value or size.dim_param or "?" for size in kind.shape.dim]
             _check(name, batch[name].shape, wanted)
             fed[name] = np.ascontiguousarray(batch[name], _TYPES.get(kind.elem_type))
+            if not np.isfinite(fed[name]).all():
+                raise InputError(
+                    f"calibration samples {name} with NaN or infinite numbers",
+                    expected="finite numbers, from which ranges are found",
+                )
         seen += len(next(iter(fed.values())))
         yield fed
     if not seen:

@@ -112,9 +112,11 @@ def _of_weight(
     """Return the ratio for a layer's weight, which may have become one of a matrix product."""
     name = node.input[1]
     whole, scale = rounded.get(f"{name}_quantized"), rounded.get(f"{name}_scale")
-    if whole is None or scale is None:
-        return None
     weight, facts = plain[name], {fact.name: fact.i for fact in node.attribute}
+    if whole is None or scale is None:
+        rows = weight if facts.get("transB") else weight.T
+        blocks = _from_blocks(name, rounded)
+        return None if blocks is None else _decibels(*_powers(rows, blocks[:, : rows.shape[1]]))
     if product and facts.get("transB"):
         weight = weight.T
     first = node.op_type == "Conv" or (facts.get("transB") and not product)
@@ -123,6 +125,19 @@ def _of_weight(
     zero = rounded.get(f"{name}_zero_point", np.zeros(1))
     steps, zeros = (np.asarray(t, np.float64).reshape(shape) for t in (scale, zero))
     return _decibels(*_powers(weight, (whole.astype(np.float64) - zeros) * steps))
+
+
+def _from_blocks(name: str, rounded: Mapping[str, NDArray[Any]]) -> NDArray[np.float64] | None:
+    """Return a matrix (N, K or more) that is kept in blocks along K, each with its own scale."""
+    bits = next((n for n in (4, 8) if f"{name}_Q{n}" in rounded), None)
+    if bits is None:
+        return None
+    packed, scales = rounded[f"{name}_Q{bits}"], rounded[f"{name}_scales"]  # (N, blocks, bytes)
+    if bits == 4:  # two in a byte, the lower half first
+        packed = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
+    steps = scales.reshape(*packed.shape[:2], 1).astype(np.float64)
+    values: NDArray[np.float64] = (packed.astype(np.float64) - 2 ** (bits - 1)) * steps
+    return values.reshape(len(packed), -1)
 
 
 def _weights(model: Any) -> dict[str, NDArray[Any]]:

@@ -115,9 +115,12 @@ def prune(
     if least > fraction:
         raise InputError(
             f"{name} is to be {fraction:.3g} of what it was",
-            expected=f"at least {least:.3f}, for each layer keeps a unit"
+            expected=f"at least {least:.3f}, for each layer keeps "
+            + ("a unit" if multiple == 1 else f"a multiple of {multiple} units, or all it has")
             + (f", and {', '.join(keep)} all" if keep else ""),
-            remedy="Keep a larger fraction, or shrink the student: fewer layers.",
+            remedy="Keep a larger fraction, "
+            + ("" if multiple == 1 else "take a smaller multiple, ")
+            + "or shrink the student: fewer layers.",
         )
     few, many = 0, plan.most  # how many to remove: too few, and enough
     while many - few > max(1, plan.most // fine):

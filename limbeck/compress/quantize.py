@@ -260,9 +260,10 @@ def _products(model: Any) -> Any:
             nodes.append(node)
             continue
         weight = weights[node.input[1]]
-        values = onnx.numpy_helper.to_array(weight)
-        turned = f"{weight.name.removesuffix('.weight')}.weight"
+        turned = weight.name
         if facts.get("transB"):
+            values = onnx.numpy_helper.to_array(weight)
+            turned = f"{weight.name.removesuffix('.weight')}.weight"
             weight.CopyFrom(onnx.numpy_helper.from_array(values.T.copy(), turned))
         product = node.output[0] if len(node.input) < 3 else f"{node.output[0]}_product"
         make = onnx.helper.make_node

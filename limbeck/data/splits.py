@@ -19,7 +19,7 @@ from limbeck.data.readers import Reader
 from limbeck.data.samples import Arrays, Samples
 from limbeck.errors import InputError
 
-__all__ = ["UNLABELLED", "Data", "carve", "repeated", "with_labels"]
+__all__ = ["UNLABELLED", "Data", "carve", "repeated", "some", "with_labels"]
 
 UNLABELLED = -1  # as scikit-learn has it
 
@@ -94,9 +94,9 @@ class Data:
         fewer = max(1, most // 2)
         return replace(
             self,
-            train=_some(self.train, most),
-            validation=_some(self.validation, fewer),
-            test=_some(self.test, fewer),
+            train=some(self.train, most),
+            validation=some(self.validation, fewer),
+            test=some(self.test, fewer),
         )
 
 
@@ -169,7 +169,12 @@ def repeated(samples: Samples, count: int) -> Samples:
     return replace(again, ids=again.ids + rows // len(samples) * (int(samples.ids.max()) + 1))
 
 
-def _some(samples: Samples, most: int) -> Samples:
+def some(samples: Samples, most: int) -> Samples:
+    """Return at most so many samples, chosen by a hash of their ids: sets are often sorted.
+
+    >>> some(Arrays.of(targets=torch.tensor([0] * 50 + [1] * 50)), 4).column("targets").tolist()
+    [0, 0, 0, 1]
+    """
     return samples.subset(key(0, samples.ids, 0).argsort()[:most].sort().values)
 
 

@@ -268,8 +268,14 @@ def _count(inputs: Any) -> int:
 
 
 def _timed(model: Callable[..., Any], inputs: Any) -> float:
+    _settle()
     began = time.perf_counter()
     call(model, inputs)
+    _settle()
+    return time.perf_counter() - began
+
+
+def _settle() -> None:
+    """Wait until all that was asked of a GPU is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began

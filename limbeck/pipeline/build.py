@@ -65,6 +65,7 @@ def _all_data(recipe: Recipe) -> Data:
     assert part.source is not None
     source = sources.get(part.source)
     stated = _stated(part)
+    _check_place(source, stated, part)
     if "models" in inspect.signature(source).parameters:
         models: dict[str, ModelPart] = {"teacher": recipe.teacher, "student": recipe.student}
         told = {"build", "args", "inputs"}
@@ -286,23 +287,37 @@ def _stated(part: DataPart) -> dict[str, Any]:
 
 
 def _accepted(make: Callable[..., Any], options: dict[str, Any], what: str) -> dict[str, Any]:
-    """Refuse options that ``make`` does not take, and say which ones it misses."""
+    """Refuse options that ``make`` does not take, and say first which ones it misses."""
     parameters = inspect.signature(make).parameters
-    for name in options:
-        if name not in parameters:
-            raise unknown(f"option of the {what}:", name, parameters)
     missing = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in options
     ]
+    strange = [name for name in options if name not in parameters]
     if missing:
         place = "data" if what.startswith("data") else what.split()[0]
+        more = f", and has no option {', '.join(strange)}" if strange else ""
         raise InputError(
-            f"the {what} needs {', '.join(missing)}",
+            f"the {what} needs {', '.join(missing)}{more}",
             remedy=f"Add it to the recipe, or on the command line: --set {place}.{missing[0]}=...",
         )
+    for name in strange:
+        raise unknown(f"option of the {what}:", name, parameters)
     return options
+
+
+def _check_place(source: Callable[..., Data], stated: Mapping[str, Any], part: DataPart) -> None:
+    """Say that there is nothing to read before saying how it cannot be read."""
+    taken = inspect.signature(source).parameters
+    if part.path is None or "path" not in taken or stated.keys() <= taken.keys():
+        return  # the source knows best what should be there
+    if not Path(part.path).exists():
+        raise InputError(
+            f"there is no file or folder {part.path}",
+            expected=f"what the data source {part.source!r} reads",
+            remedy="Set data.path.",
+        )
 
 
 def _as_data(found: Any, part: DataPart) -> Data:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from limbeck import export
 from limbeck.errors import InputError
-from limbeck.pipeline import prune, quantize
+from limbeck.pipeline import build, prune, quantize
 from limbeck.pipeline.product import Product
 
 if TYPE_CHECKING:
@@ -16,15 +16,18 @@ __all__ = ["check", "compressed"]
 
 
 def check(run: Run) -> None:
-    """Try a recipe's steps on an untrained student, before anything is trained.
+    """Try a recipe's steps and formats on an untrained student, before anything is trained.
 
     Raises:
-        InputError: a package is missing; a step's options do not fit the student.
+        InputError: a package is missing; a step's options or a format do not fit the student.
     """
     _check_formats(run)
-    if not run.recipe.compress:
+    checks = [found for name in run.recipe.export if (found := export.get(name).check)]
+    if not run.recipe.compress and not checks:
         return
     model, plan = prune.untrained(run)
+    for refuse in checks:
+        refuse(model, build.preprocess(run.recipe, run.recipe.student))
     for step in run.recipe.compress:
         if step.prune is not None:
             model, plan = prune.tried(run, model, plan, step.prune)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from torch import Tensor, nn
 
 from limbeck.data.samples import Batch
+from limbeck.data.splits import some
 from limbeck.distill.feed import feed, put
 from limbeck.evaluate import (
     Contender,
@@ -60,6 +61,8 @@ def measure(run: Run, trained: Sequence[Finished], products: Sequence[Product] =
         "data": run.data.fingerprint(),
         "evaluate": run.recipe.evaluate.model_dump(),
     }
+    if not run.recipe.teacher.answers:
+        made_from["answers"] = False
     if products:
         made_from["products"] = [[made.name, made.stage.fingerprint] for made in products]
 
@@ -310,7 +313,7 @@ def _seen_inside(
 
 
 def _samples(run: Run, count: int) -> Batch:
-    """Return the first validation samples."""
-    batches = feed(run.data.validation, count, run.here.device).epoch(0)
+    """Return some validation samples."""
+    batches = feed(some(run.data.validation, count), count, run.here.device).epoch(0)
     found: Batch = put(run.task.named(next(batches)), run.here.device)
     return found

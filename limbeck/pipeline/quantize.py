@@ -14,6 +14,7 @@ from limbeck import compress
 from limbeck.compress import FakeQuantization, Ranges
 from limbeck.errors import unknown
 from limbeck.evaluate import evaluate
+from limbeck.evaluate.quality import alone
 from limbeck.evaluate.runtimes import logits_from, opened
 from limbeck.export import Whole
 from limbeck.files import read_json, write_json
@@ -135,9 +136,8 @@ def _rounded(run: Run, product: Product, part: QuantizePart) -> tuple[Product, R
         rounded = FakeQuantization(product.network(), bits=part.bits, keep=_kept(part))
         told = run.relearn(path, listener, rounded.model, product.seed, part.train)
         if run.here.rank == 0:
-            weights = {
-                name: t.cpu().contiguous() for name, t in rounded.plain().state_dict().items()
-            }
+            state = rounded.plain().state_dict()
+            weights = {name: t.cpu().clone().contiguous() for name, t in state.items()}
             save_file(weights, path / "plain.safetensors")
             write_json(path / "ranges.json", rounded.ranges())
         return told
@@ -165,13 +165,14 @@ def _samples(run: Run, source: Path, count: int) -> list[Mapping[str, NDArray[An
 
 
 def _score(run: Run, file: Path) -> float:
-    """Return a file's metric on validation samples."""
+    """Return a file's metric on validation samples; one process alone may ask for it."""
     runner = opened(file)
-    found = evaluate(
-        {"file": lambda batch: logits_from(runner, run.task.inputs(batch))},
-        ship.validation(run, _JUDGED, _TOGETHER),
-        run.task,
-    )
+    with alone():
+        found = evaluate(
+            {"file": lambda batch: logits_from(runner, run.task.inputs(batch))},
+            ship.validation(run, _JUDGED, _TOGETHER),
+            run.task,
+        )
     return float(found["file"].quality.metrics[run.task.selection])
 
 

@@ -16,7 +16,9 @@ from torch.utils._pytree import tree_map
 
 from limbeck import export
 from limbeck._version import __version__
-from limbeck.data.samples import Batch
+from limbeck.data.loader import by_length
+from limbeck.data.samples import Batch, Samples
+from limbeck.data.splits import some
 from limbeck.distill.feed import feed, put
 from limbeck.evaluate.runtimes import Network, disk_size, opened
 from limbeck.export import Signature, Whole
@@ -44,7 +46,7 @@ __all__ = [
     "validation",
 ]
 
-_SEEN = 64  # validation samples whose shapes tell which axes are free
+_SEEN = 64  # validation samples, of all lengths, whose shapes tell which axes are free
 _COMPARED = 2048  # validation samples on which a file is compared with its network, at most
 _TOGETHER = 64  # of them at once
 _CALIBRATED = 256  # validation samples from which a file's ranges are found, at most
@@ -146,14 +148,20 @@ def unchecked(path: Path) -> Iterator[Path]:
     try:
         yield draft
         for entry in draft.iterdir():
-            entry.replace(path / entry.name)
+            place = path / entry.name
+            if place.is_dir():  # of a stage that was interrupted here
+                shutil.rmtree(place)
+            entry.replace(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def signature(run: Run) -> Signature:
-    """Return what the student takes, from validation samples."""
-    return Signature.of([run.task.inputs(batch) for batch in validation(run, _SEEN, 1)])
+    """Return what the student takes, from validation samples: the shortest, the longest, others."""
+    rows = by_length(run.data.validation)
+    spread = torch.linspace(0, len(rows) - 1, min(_SEEN, len(rows)), dtype=torch.float64)
+    seen = run.data.validation.subset(rows[spread.round().long()])
+    return Signature.of([run.task.inputs(batch) for batch in _fed(run, seen, 1)])
 
 
 def compared(run: Run, whole: nn.Module, file: Path) -> export.Parity:
@@ -219,11 +227,13 @@ def student_facts(run: Run, seed: int, validation: Mapping[str, Any]) -> dict[st
 
 
 def validation(run: Run, most: int, size: int) -> Iterator[Batch]:
-    """Yield the first ``most`` validation samples in batches of ``size``, on the CPU."""
+    """Yield at most so many validation samples, of all classes, in batches, on the CPU."""
+    yield from _fed(run, some(run.data.validation, most), size)
+
+
+def _fed(run: Run, samples: Samples, size: int) -> Iterator[Batch]:
     cpu = torch.device("cpu")
-    samples = run.data.validation
-    some = samples.subset(torch.arange(min(most, len(samples))))
-    for batch in feed(some, size, cpu).epoch(0):
+    for batch in feed(samples, size, cpu).epoch(0):
         yield put(run.task.named(batch), cpu)
 
 

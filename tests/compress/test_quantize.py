@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -136,6 +136,8 @@ def test_layers_that_are_kept_stay_floats(source: Path, tmp_path: Path) -> None:
         ([{"inputs": np.zeros((4, 7), np.float32)}], r"shape \(4, 7\). Expected: \(batch, 6\)"),
         ([{"inputs": np.zeros((6,), np.float32)}], r"shape \(6,\). Expected: \(batch, 6\)"),
         ([{"images": X}], "with images. Expected: all inputs of the file: inputs"),
+        ([X], "that are a ndarray. Expected: a mapping with an array for each input: inputs"),
+        ([{"inputs": np.full((4, 6), np.nan, np.float32)}], "inputs with NaN or infinite numbers"),
         ([], "no calibration samples"),
     ],
 )
@@ -220,6 +222,46 @@ def test_noise_is_what_onnx_runtime_finds(source: Path, tmp_path: Path) -> None:
     error = answers(made) - answers(source)
     wanted = 10 * np.log10(np.square(answers(source)).sum() / np.square(error).sum())
     assert head == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_product_whose_weight_lies_the_other_way_is_rounded_too(tmp_path: Path) -> None:
+    """Without it, ``x @ weight`` of a network of one's own would be no layer to quantize."""
+    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weight = onnx.numpy_helper.from_array(WEIGHTS[0].T.copy(), "weight")  # (6, 8)
+    bias = onnx.numpy_helper.from_array(np.ones(8, np.float32), "bias")
+    node = make.make_node("Gemm", ["inputs", "weight", "bias"], ["logits"], name="own")
+    sides = [
+        make.make_tensor_value_info(n, kind, ["batch", s])
+        for n, s in (("inputs", 6), ("logits", 8))
+    ]
+    graph = make.make_graph([node], "hand", sides[:1], sides[1:], [weight, bias])
+    opset = [make.make_opsetid("", 18)]
+    onnx.save(make.make_model(graph, opset_imports=opset, ir_version=9), str(tmp_path / "m.onnx"))
+    made = compress.weights_only(tmp_path / "m.onnx", tmp_path / "q.onnx", bits=8)
+    assert answers(made) == pytest.approx(X @ WEIGHTS[0].T + 1, abs=0.1)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_noise_of_weights_in_blocks(source: Path, tmp_path: Path, bits: Literal[8, 4]) -> None:
+    """Without it, weights of four bits were told to be not rounded at all."""
+    made = compress.weights_only(source, tmp_path / "q.onnx", bits=bits)
+    found = {each.layer: each for each in compress.noise(source, made, [{"inputs": X}])}
+    model, whole = onnx.load(str(made)), onnx.load(str(source))
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in whole.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "MatMulNBits"]:
+        name = node.input[1].removesuffix(f".weight_Q{bits}")
+        size = next(fact.i for fact in node.attribute if fact.name == "K")
+        ends = [
+            onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
+            for n in (node.input[0], node.output[0])
+        ]
+        alone = onnx.helper.make_graph([node], "alone", ends[:1], ends[1:], model.graph.initializer)
+        file = onnx.helper.make_model(alone, opset_imports=model.opset_import, ir_version=10)
+        session = runtime.InferenceSession(file.SerializeToString())
+        rounded = session.run(None, {node.input[0]: np.eye(size, dtype=np.float32)})[0]  # (K, N)
+        plain = weights[f"{name}.weight"].T
+        wanted = 10 * np.log10(np.square(plain).sum() / np.square(plain - rounded).sum())
+        assert found[name].weights == pytest.approx(wanted, abs=0.01)
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "weights_only"])
