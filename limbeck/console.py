@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,10 @@ from rich.text import Text
 
 from limbeck.progress import Bar, Listener, Silent
 
-__all__ = ["Terminal", "table_of_methods", "table_of_ways"]
+__all__ = ["Terminal", "folded", "table_of_methods", "table_of_ways"]
+
+_NAME = (14, 17)  # letters of a model's name that leave room for the figures, loosely and tightly
+_WIDE = 110  # columns of a terminal that shows any name in one line
 
 
 class Terminal:
@@ -48,7 +52,7 @@ class Terminal:
 
     def result(self, report: Mapping[str, Any], page: Path) -> None:
         """Show the table, the verdict, and where the page is."""
-        self.rich.print(_table(report))
+        self.rich.print(_table(report, self.rich.width))
         self.rich.print(Text(str(report["verdict"])))
         self.rich.print(Text.assemble("\nReport: ", (str(page), "bold")))
 
@@ -93,12 +97,27 @@ def table_of_methods(entries: Mapping[str, Mapping[str, Any]], rich: Rich | None
     console.print("\nlimbeck methods NAME explains one, with its formula and what to cite.")
 
 
-def _table(report: Mapping[str, Any]) -> Table:
+def folded(name: str, longest: int) -> str:
+    """Return a name in lines, broken at its signs, so that a narrow table keeps it legible.
+
+    >>> folded("student-pruned-int8.onnx", 16).splitlines()
+    ['student-pruned-', 'int8.onnx']
+    """
+    lines = [""]
+    for part in re.findall(r"[^-/]*[-/]?", name):
+        fits = len(lines[-1] + part) <= longest or not lines[-1]
+        lines = [*lines[:-1], lines[-1] + part] if fits else [*lines, part]
+    return "\n".join(lines)
+
+
+def _table(report: Mapping[str, Any], width: int) -> Table:
     from limbeck.report.metrics import is_share  # the report's room draws, which takes a while
 
     metric = report["selection"]["metric"]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("", min_width=min(14, max(map(len, report["models"]))), overflow="fold")
+    longest = max(map(len, report["models"]))
+    room = longest if longest <= _NAME[0] or width > _WIDE else _NAME[1]
+    table = Table(box=None, padding=(0, 2 if room <= _NAME[0] else 1, 0, 0))
+    table.add_column("", min_width=min(room, longest), overflow="fold")
     share = is_share(metric)
     for heading in (
         f"{metric} %" if share else metric,
@@ -112,7 +131,7 @@ def _table(report: Mapping[str, Any]) -> Table:
     for name, model in report["models"].items():
         cost = model["cost"]
         table.add_row(
-            name,
+            folded(name, room),
             _spread(model["quality"].get(metric), 100 if share else 1),
             _percent(model["fidelity"].get("agreement")),
             "" if cost["parameters"] is None else f"{cost['parameters']:,}",

@@ -8,16 +8,23 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from limbeck import pipeline
+from limbeck.console import folded
+from limbeck.errors import InputError
 from limbeck.evaluate import Contender, bench, invented, opened
 from limbeck.files import write_json
-from limbeck.pipeline.folder import holds_run
 from limbeck.pipeline.measure import contenders
+from limbeck.recipe import holds_run
 
 __all__ = ["compare"]
 
+_ENDS = (".onnx", ".pt2", ".pte")
+_TOLD = 6  # of what stands in a folder
+_NAME = 15  # letters of a name in a line
+_WIDE = 1000  # columns, more than any table has
 _HEADINGS = ("parameters", "size", "zipped", "p50 ms", "p95 ms", "per s", "memory", "mJ")
 
 
@@ -39,7 +46,13 @@ def compare(
         seconds: about how long each is timed, for one sample and again for a batch.
         json: where to write the figures.
         console: where the table goes.
+
+    Raises:
+        InputError: a place is neither a run nor a file that a runtime here reads, or there is no
+            folder for the figures.
     """
+    if json is not None and not json.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {json.parent} for {json.name}")
     if threads is not None:
         torch.set_num_threads(threads)
     several = sum(map(holds_run, places)) > 1
@@ -48,7 +61,9 @@ def compare(
     if json is not None:
         write_json(json, found)
     shown = console or Console(highlight=False)
-    shown.print(_table(found))
+    table = _table(found)  # as wide as it must be: a number that is cut off is another number
+    table.width = Measurement.get(shown, shown.options.update(width=_WIDE), table).maximum
+    shown.print(table, crop=False)
     for line in _notes(found):
         shown.print(line)
 
@@ -56,6 +71,7 @@ def compare(
 def _contenders(place: Path, batch: int, several: bool) -> Iterator[tuple[str, Contender]]:
     """Yield the models of a run with its validation samples, or a file with random ones."""
     if not holds_run(place):
+        _check(place)
         runner = opened(place)
         yield str(place), Contender(runner, invented(runner, batch), "random", place)
         return
@@ -63,14 +79,29 @@ def _contenders(place: Path, batch: int, several: bool) -> Iterator[tuple[str, C
         yield f"{place.name}/{name}" if several else name, one
 
 
+def _check(place: Path) -> None:
+    """Refuse what is neither a file nor a model's folder, and say what stands in it."""
+    if not place.exists():
+        raise InputError(f"there is no {place}", expected="a run's folder, or a file")
+    if not place.is_dir() or (place / "config.json").is_file():
+        return
+    inside = [str(one) for one in sorted(place.iterdir()) if holds_run(one) or one.suffix in _ENDS]
+    more = ", …" if len(inside) > _TOLD else ""
+    raise InputError(
+        f"{place} is a folder, and not that of a run",
+        expected="one with recipe.yaml, or a file",
+        remedy=f"In it: {', '.join(inside[:_TOLD])}{more}" if inside else "",
+    )
+
+
 def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("", min_width=12, overflow="fold")
+    table.add_column("", min_width=_NAME, overflow="fold")
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, one in found.items():
         table.add_row(
-            name,
+            folded(name, _NAME),
             "" if one["parameters"] is None else f"{one['parameters']:,}",
             _size(one["size_bytes"]),
             _size(one["zipped_bytes"]),

@@ -116,6 +116,8 @@ def told(best: Mapping[str, Any], metric: str) -> str:
     first = f"{budget}: {best['way']} ({shown}, {best['size_bytes'] / 1000:,.0f} kB)"
     if best["next"] is None:
         return f"{first}; nothing else is that small."
+    if not best["lead"]["mean"]:
+        return f"{first}, no better than {best['next']}."
     lead = _score(abs(best["lead"]["mean"]), metric, points=True)
     how = {
         None: "on one seed, which proves nothing",

@@ -165,13 +165,16 @@ def classes(names: Sequence[str], scores: Mapping[str, Sequence[float]], base: s
             dot_trace(values, rows, mark(role, _SIZES[role]), told) | {"customdata": shown}
         )
     ticks: _Part = {"tickvals": rows, "ticktext": [plain(name, 16) for name in names]}
+    gains = [signed(own - other) for _, other, own in pairs]
     return base_figure(
         traces,
         height=64 + 24 * len(names),
-        margin_r=46,
+        margin_r=14 + 8 * max(map(len, gains)),
         xaxis=base_axis(ticksuffix="%", nticks=5, tickangle=0),
         yaxis=base_axis(range=[-0.7, len(names) - 0.3], showgrid=False, **ticks),
-        annotations=[_label(signed(s - b), LIGHT["ink"], row) for row, b, s in pairs],
+        annotations=[
+            _label(gain, LIGHT["ink"], row) for row, gain in zip(rows, gains, strict=True)
+        ],
     )
 
 

@@ -24,6 +24,8 @@ def seats(
 ) -> list[Seat]:
     """Return a seat for each name: beside its point if there is room, else as near as there is.
 
+    Where there is none, names cover as little as they can.
+
     Args:
         spots: the points, in pixels from the lower left.
         names: of the points; a letter counts as 7 pixels.
@@ -40,8 +42,7 @@ def seats(
         others = marks[:n] + marks[n + 1 :] + taken
         tries = list(_tries(side, size[1]))
         boxes = [_box(spot, _LETTER * len(name), *each) for each in tries]
-        free = [k for k, box in enumerate(boxes) if _clear(box, others, size)]
-        best = free[0] if free else 0
+        best = min(range(len(tries)), key=lambda k: _covered(boxes[k], others, size))
         taken.append(boxes[best])
         found.append(tries[best])
     return found
@@ -61,9 +62,13 @@ def _box(spot: tuple[float, float], width: float, side: Side, shift: float) -> _
     return left, middle - _HEIGHT / 2, left + width, middle + _HEIGHT / 2
 
 
-def _clear(box: _Box, others: Sequence[_Box], size: tuple[float, float]) -> bool:
-    inside = box[0] >= 0 and box[2] <= size[0] and box[1] >= 0 and box[3] <= size[1]
-    return inside and not any(
-        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-        for other in others
-    )
+def _covered(box: _Box, others: Sequence[_Box], size: tuple[float, float]) -> tuple[float, float]:
+    """Return the pixels of a box that lie outside of the plot, and those that lie on others."""
+    outside = _shared(box, box) - _shared(box, (0.0, 0.0, *size))
+    return round(outside, 3), sum(_shared(box, other) for other in others)
+
+
+def _shared(one: _Box, other: _Box) -> float:
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    return max(across, 0.0) * max(down, 0.0)

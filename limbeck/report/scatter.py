@@ -64,7 +64,7 @@ def against(points: Sequence[Point], told: Callable[[float], str], title: str) -
     means = [float(np.mean(point.values)) for point in points]
     named = seats(
         list(zip(_pixels(places, ends, _PLOT[0]), _pixels(means, heights, _PLOT[1]), strict=True)),
-        [plain(point.role) for point in points],
+        [_short(point.role) for point in points],
         ["right" if cost in costs[:n] else "left" for n, cost in enumerate(costs)],
         _PLOT,
     )
@@ -88,7 +88,7 @@ def _scored(point: Point, place: float, seat: Seat) -> list[_Part]:
     bar = {"array": [_deviation(point.values)], "color": colour, "thickness": 1.4, "width": 0}
     whole = dot_trace([place], [mean], mark(point.role, 11), told) | {"error_y": bar}
     if not seat[1]:
-        text = {"text": [f" {plain(point.role)} "], "textposition": f"middle {seat[0]}"}
+        text = {"text": [f" {_short(point.role)} "], "textposition": f"middle {seat[0]}"}
         whole |= text | {"mode": "markers+text", "textfont": {"color": colour}}
     return [dots | {"opacity": 0.35, "hoverinfo": "skip"}, whole]
 
@@ -97,10 +97,15 @@ def _led(point: Point, place: float, mean: float, seat: Seat) -> _Part:
     """Return a role's name above or below its point, and a line from the one to the other."""
     side, higher = seat
     colour, right = hue(point.role), side == "right"
-    text = {"text": plain(point.role), "font": {"color": colour, "size": 12}}
+    text = {"text": _short(point.role), "font": {"color": colour, "size": 12}}
     line = {"showarrow": True, "arrowhead": 0, "arrowwidth": 0.8, "arrowcolor": LIGHT["quiet"]}
     away = {"ax": 8 if right else -8, "ay": -higher, "xanchor": "left" if right else "right"}
     return {"x": place, "y": mean} | text | line | away
+
+
+def _short(role: str) -> str:
+    """Return the name that stands in the plot: all files are made of the student."""
+    return plain(role.removeprefix("student-"))
 
 
 def _pixels(values: Sequence[float], ends: Sequence[float], length: float) -> list[float]:
