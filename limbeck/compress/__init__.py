@@ -1,8 +1,9 @@
-"""Making a trained network smaller: fewer channels, fewer bits.
+"""Making a trained network smaller: fewer channels, layers or features, fewer bits.
 
 Needs the extras ``limbeck[compress]`` (pruning) and ``limbeck[onnx]`` (files of integers).
 """
 
+from limbeck.compress.factorize import factorize
 from limbeck.compress.layers import shorten
 from limbeck.compress.mixed import Mixed, mixed
 from limbeck.compress.noise import Noise, noise
@@ -22,6 +23,7 @@ __all__ = [
     "Ranges",
     "Scope",
     "dynamic",
+    "factorize",
     "fake_quantize_weight",
     "mixed",
     "noise",

@@ -65,24 +65,30 @@ def rounded(model: Any, keep: Collection[str] = ()) -> Any:
             nodes.append(node)
             continue
         out, rows = node.output[0], node.input[1]
-        parts = [f"{out}_{part}" for part in ("integers", "floats", "scale")]
+        # Other names than the quantizer gives to what it makes of the rows.
+        integers, scale = _names(table)
+        parts = [*_names(out), f"{out}_row_floats"]
         nodes += [
-            make("Gather", [f"{table}_integers", rows], [parts[0]], name=f"{node.name}_integers"),
-            make("Cast", [parts[0]], [parts[1]], name=f"{node.name}_cast", to=1),
-            make("Gather", [f"{table}_scale", rows], [parts[2]], name=f"{node.name}_scale"),
-            make("Mul", [parts[1], parts[2]], [out], name=f"{node.name}_scaled"),
+            make("Gather", [integers, rows], [parts[0]], name=f"{node.name}_integers"),
+            make("Gather", [scale, rows], [parts[1]], name=f"{node.name}_scale"),
+            make("Cast", [parts[0]], [parts[2]], name=f"{node.name}_cast", to=1),
+            make("Mul", [parts[2], parts[1]], [out], name=f"{node.name}_scaled"),
         ]
     for table in chosen:
         weight = numbers.to_array(weights[table])
         most = np.abs(weight).max(axis=1, keepdims=True)
         scale = np.maximum(most / np.float32(127), np.finfo(np.float32).tiny)
-        integers = np.rint(weight / scale).astype(np.int8)
+        rounded_rows = np.rint(weight / scale).astype(np.int8)
         model.graph.initializer.remove(weights[table])
-        model.graph.initializer.append(numbers.from_array(integers, f"{table}_integers"))
-        model.graph.initializer.append(numbers.from_array(scale, f"{table}_scale"))
+        for name, found in zip(_names(table), (rounded_rows, scale), strict=True):
+            model.graph.initializer.append(numbers.from_array(found, name))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
+
+
+def _names(of: str) -> tuple[str, str]:
+    return f"{of}_row_integers", f"{of}_row_scale"
 
 
 def _looks_up(node: Any, table: str) -> bool:

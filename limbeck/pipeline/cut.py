@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from limbeck import compress
+from limbeck.data.splits import some
 from limbeck.distill.feed import feed, put
 from limbeck.files import atomically, read_json, write_json
 from limbeck.knowledge.model import call, logits_of
@@ -79,12 +80,14 @@ def cut(
             clock = Clock(run)
             before, after = clock(network if first is None else first(), made)
             latency = {"before": before, "after": after, "runtime": clock.runtime}
-        found = {"sizes": new.sizes, "layers": new.layers}
+        found = {"sizes": new.sizes, "layers": new.layers, "ranks": new.ranks}
         write_json(
             path / "cut.json", found | {"before": parameters(network), "latency_ms": latency}
         )
         with atomically(path / _WEIGHTS) as draft:
-            save_file({k: t.contiguous() for k, t in made.state_dict().items()}, draft)
+            # Copies, for a file of safetensors holds no tensor under two names.
+            state = made.state_dict()
+            save_file({name: t.clone().contiguous() for name, t in state.items()}, draft)
     run.folder.barrier()
     left = read(path, plan).plan.model()
     left.load_state_dict(load_file(path / _WEIGHTS))
@@ -99,7 +102,7 @@ def read(path: Path, plan: Blueprint) -> Cut:
         plan: how the network was built that was cut.
     """
     found = read_json(path / "cut.json")
-    left = replace(plan, sizes=found["sizes"], layers=found["layers"])
+    left = replace(plan, sizes=found["sizes"], layers=found["layers"], ranks=found.get("ranks", {}))
     return Cut(left, found["before"], found["latency_ms"])
 
 
@@ -109,7 +112,10 @@ def told(found: Cut, after: int, part: CutPart) -> str:
     if found.latency:
         before, now, runtime = (found.latency[key] for key in ("before", "after", "runtime"))
         words.append(f"{before:.3g} to {now:.3g} ms in {runtime}")
-    words.append("layers by what they change" if part.layers is not None else part.importance)
+    if found.plan.ranks:
+        words.append("embeddings of rank " + ", ".join(map(str, found.plan.ranks.values())))
+    if (goal := part.goal()[0]) != "embeddings":
+        words.append("layers by what they change" if goal == "layers" else part.importance)
     return ", ".join(words)
 
 
@@ -134,12 +140,21 @@ def smaller(
             more; that the network can be written as ONNX is tried.
 
     Raises:
-        InputError: see :func:`limbeck.compress.prune` and :func:`limbeck.compress.shorten`.
+        InputError: see :func:`limbeck.compress.prune`, :func:`limbeck.compress.shorten` and
+            :func:`limbeck.compress.factorize`.
     """
     goal, _ = part.goal()
-    if goal == "layers":
+    if part.embeddings is not None and not plan.ranks:
+        network, ranks = compress.factorize(
+            network, _read(run, trial=trial), embeddings=part.embeddings
+        )
+        plan = replace(plan, ranks=ranks)
+    if goal == "embeddings":
+        made = network
+    elif goal == "layers":
+        answers = None if trial else _answers(run)
         made, kept = compress.shorten(
-            network, _inputs(run), layers=fraction, keep=part.keep, answers=_answers(run)
+            network, _inputs(run), layers=fraction, keep=part.keep, answers=answers
         )
         plan = replace(plan, layers=composed(plan.layers, kept))
     else:
@@ -176,6 +191,15 @@ def _inputs(run: Run) -> Any:
     return _first(run)(run.task.inputs(next(ship.validation(run, 2, 2))))
 
 
+def _read(run: Run, *, trial: bool) -> Iterator[Any]:
+    """Yield what the network is called with for all training samples; of a trial, for two."""
+    if trial:
+        yield _inputs(run)
+        return
+    for batch in feed(run.data.train, _JUDGED, torch.device("cpu")).epoch(0):
+        yield _first(run)(run.task.inputs(run.task.named(batch)))
+
+
 def _answers(run: Run) -> Callable[[nn.Module], Tensor]:
     """Return what gives a network's logits for validation samples, those that count."""
     batches, first = list(ship.validation(run, _JUDGED, _TOGETHER)), _first(run)
@@ -194,9 +218,8 @@ def _answers(run: Run) -> Callable[[nn.Module], Tensor]:
 
 def _loss(run: Run) -> Callable[[nn.Module], Tensor]:
     """Return what gives a network's loss on labelled training samples."""
-    labelled = run.data.labelled
-    some = labelled.subset(torch.arange(min(_JUDGED, len(labelled))))
-    batch = put(next(feed(some, _JUDGED, torch.device("cpu")).epoch(0)), torch.device("cpu"))
+    judged = some(run.data.labelled, _JUDGED)
+    batch = put(next(feed(judged, _JUDGED, torch.device("cpu")).epoch(0)), torch.device("cpu"))
 
     def loss(model: nn.Module) -> Tensor:
         judge = run.distiller(model, None, none())

@@ -14,11 +14,12 @@ __all__ = ["CompressPart", "CutPart", "PrunePart", "QuantizePart", "trained"]
 _RECOVERY = 3  # the student's epochs, divided by this, are those after pruning
 _ROUNDED = 5  # and by this, those of training with rounded weights
 _GOALS = ("parameters", "macs", "latency", "layers")
+_RANKING = ("importance", "scope", "multiple")
 _SLOWER = 0.1  # of the student's learning rate, for the latter
 
 
 class CutPart(Part):
-    """Fewer channels, features, heads (see :func:`limbeck.compress.prune`), or fewer layers.
+    """Fewer channels, features, heads (see :func:`limbeck.compress.prune`), layers or embeddings.
 
     Attributes:
         parameters: the fraction of the parameters to keep.
@@ -27,6 +28,9 @@ class CutPart(Part):
             machine. What it comes to is measured and told.
         layers: or the fraction of the blocks, whole (see :func:`limbeck.compress.shorten`): those
             stay without which answers to validation samples would change most.
+        embeddings: the fraction of its features that the table of tokens keeps, alone or before one
+            of those: its rank (see :func:`limbeck.compress.factorize`). The other fraction is then
+            of what that leaves.
         importance: what ranks channels: ``magnitude``, ``group_norm`` or ``taylor``.
         scope: ``global`` ranks those of all layers together, ``layer`` takes a like share of each.
         keep: modules that keep their width; of blocks, those that stay.
@@ -37,6 +41,7 @@ class CutPart(Part):
     macs: Fraction | None = None
     latency: Fraction | None = None
     layers: Fraction | None = None
+    embeddings: Fraction | None = None
     importance: Literal["magnitude", "group_norm", "taylor"] = "magnitude"
     scope: Literal["global", "layer"] = "global"
     keep: tuple[str, ...] = ()
@@ -44,19 +49,22 @@ class CutPart(Part):
 
     @model_validator(mode="after")
     def _one_goal(self) -> CutPart:
-        if sum(getattr(self, name) is not None for name in _GOALS) != 1:
+        goals = sum(getattr(self, name) is not None for name in _GOALS)
+        if goals > 1 or (goals == 0 and self.embeddings is None):
             raise ValueError(f"give one of {', '.join(_GOALS)}")
-        for name in ("importance", "scope", "multiple") if self.layers is not None else ():
+        goal, idle = self.goal()[0], {"layers": _RANKING, "embeddings": (*_RANKING, "keep")}
+        for name in idle.get(goal, ()):
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} means nothing for layers")
+                raise ValueError(f"{name} means nothing for {goal}")
         return self
 
     def goal(self) -> tuple[str, float]:
         """Return what is to become smaller, and the fraction of it to keep."""
-        ((name, fraction),) = (
-            (name, found) for name in _GOALS if (found := getattr(self, name)) is not None
+        return next(
+            (name, found)
+            for name in (*_GOALS, "embeddings")
+            if (found := getattr(self, name)) is not None
         )
-        return name, fraction
 
 
 class PrunePart(CutPart):
@@ -70,6 +78,12 @@ class PrunePart(CutPart):
 
     steps: Natural = 1
     train: TrainPart = TrainPart()
+
+    @model_validator(mode="after")
+    def _rounds(self) -> PrunePart:
+        if self.steps > 1 and self.goal()[0] == "embeddings":
+            raise ValueError("steps means nothing for embeddings: they are factorized at once")
+        return self
 
 
 class QuantizePart(Part):
@@ -104,12 +118,16 @@ class QuantizePart(Part):
             raise ValueError("the scheme dynamic has weights of 8 bits")
         if self.scheme == "aware" and self.keep == "auto":
             raise ValueError("name the modules to keep: what is trained must be known before")
-        idle = [] if self.scheme in ("static", "aware") else ["calibrate", "ranges"]
-        idle += [] if self.scheme == "aware" else ["train"]
-        idle += [] if self.keep == "auto" else ["within"]
-        for name in idle:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} means nothing for {self.scheme} with this keep")
+        calibrated = self.scheme in ("static", "aware")
+        means = {
+            "calibrate": (calibrated, f"for {self.scheme}, which looks at no samples"),
+            "ranges": (calibrated, f"for {self.scheme}, which looks at no samples"),
+            "train": (self.scheme == "aware", f"for {self.scheme}: only aware trains"),
+            "within": (self.keep == "auto", "without keep: auto"),
+        }
+        for name, (something, why) in means.items():
+            if not something and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing {why}")
         return self
 
 

@@ -5,6 +5,7 @@ from limbeck.students.adapters import Alignment, align
 from limbeck.students.build import Blueprint, load, load_weights, read_weights, save
 from limbeck.students.embeddings import inherit_embeddings
 from limbeck.students.lora import Lora
+from limbeck.students.low_rank import LowRankEmbedding
 from limbeck.students.reuse import Reuse, Reused, reuse_classifier
 from limbeck.students.shrink import shrink, shrink_rule
 
@@ -12,6 +13,7 @@ __all__ = [
     "Alignment",
     "Blueprint",
     "Lora",
+    "LowRankEmbedding",
     "Reuse",
     "Reused",
     "align",

@@ -27,6 +27,7 @@ from limbeck.knowledge.keras import as_module
 from limbeck.knowledge.model import call, logits_of
 from limbeck.students import zoo
 from limbeck.students.lora import Lora
+from limbeck.students.low_rank import Ranks, with_ranks
 from limbeck.students.resize import Layers, Sizes, keep_layers, resize
 from limbeck.students.reuse import Reuse
 from limbeck.students.shrink import shrink
@@ -48,6 +49,7 @@ class Blueprint:
         width: fraction of its channels to keep.
         reuse: how it ends in its teacher's classifier; ``None`` if it has its own.
         lora: which additions learn in the place of its weights; ``None`` if it learns itself.
+        ranks: which embeddings are of low rank, and of which, by their paths.
         layers: which blocks pruning left, by their lists' paths.
         sizes: the shapes of tensors, by name, that pruning made smaller; without the other blocks.
 
@@ -63,6 +65,7 @@ class Blueprint:
     lora: Lora | None = None
     sizes: Sizes = field(default_factory=dict)
     layers: Layers = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=dict)
 
     def shipped(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """Return the model as it ships: with trained weights, additions merged into them.
@@ -84,7 +87,7 @@ class Blueprint:
         if self.lora is not None:
             return self.lora.applied(model)
         whole = model if self.reuse is None else self.reuse.applied(model)
-        return resize(keep_layers(whole, self.layers), self.sizes)
+        return resize(keep_layers(with_ranks(whole, self.ranks), self.layers), self.sizes)
 
     def portable(self) -> dict[str, Any]:
         """Return arguments that build it, untrained, where files it came from are not at hand."""
@@ -220,6 +223,8 @@ def save(
     }
     if blueprint.reuse is not None:
         plan["reuse"] = blueprint.reuse.facts()
+    if blueprint.ranks:
+        plan["ranks"] = dict(blueprint.ranks)
     if blueprint.layers:
         plan["layers"] = {path: list(kept) for path, kept in blueprint.layers.items()}
     if blueprint.sizes:
@@ -254,7 +259,8 @@ def load(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
         plan = Blueprint(*(facts[key] for key in ("build", "args", "depth", "width")))
         if facts.get("reuse") is not None:
             plan = replace(plan, reuse=Reuse.read(facts["reuse"]))
-        plan = replace(plan, sizes=facts.get("sizes", {}), layers=facts.get("layers", {}))
+        cut = {name: facts.get(name, {}) for name in ("sizes", "layers", "ranks")}
+        plan = replace(plan, **cut)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder / 'student.json'} is damaged: {type(error).__name__}: {error}"

@@ -6,9 +6,10 @@ Letters: V tokens, D features of the student's embeddings, E of the teacher's.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.errors import InputError
+from limbeck.students.low_rank import principal
 
 __all__ = ["inherit_embeddings"]
 
@@ -46,10 +47,9 @@ def inherit_embeddings(student: nn.Module, teacher: nn.Module) -> nn.Module:
             expected="a teacher with as many tokens and features, or more",
             remedy="Read the teacher's tokens, and set a smaller student.args.width.",
         )
-    rows = theirs.weight[:tokens].float()
-    rows = rows - rows.mean(dim=0)
-    _, _, right = torch.linalg.svd(rows.T @ rows)
-    turned: Tensor = rows @ right[:features].T
+    rows = theirs.weight[:tokens]
+    mean, directions = principal(rows, features)
+    turned = (rows - mean) @ directions
     own.weight.copy_(turned * (own.weight.std() / turned.std()))
     if own.padding_idx is not None:
         own.weight[own.padding_idx].zero_()
