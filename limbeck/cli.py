@@ -300,10 +300,10 @@ def _formats(name: str, changes: list[str], to: list[str]) -> str:
 
 def _run(name: str, changes: list[str], out: Path | None, **options: Any) -> Path:
     from limbeck.console import Terminal
-    from limbeck.recipe import load
+    from limbeck.recipe import holds_run, load
 
     loaded = load(name, changes)
-    known = Path(name) if out is None and Path(name).is_dir() else out
+    known = Path(name) if out is None and holds_run(Path(name)) else out
     terminal = Terminal()
     if _is_main():
         terminal.begin(loaded.name, loaded.about, known or Path("runs") / loaded.name)

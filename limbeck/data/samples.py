@@ -358,9 +358,9 @@ def pixels(image: Image) -> Tensor:
 
 
 def _single(value: Any) -> Any:
-    """Turn NumPy's usual float64 into float32, which models compute in; leave tensors alone."""
-    double = isinstance(value, np.ndarray) and value.dtype == np.float64
-    return value.astype(np.float32) if double else value
+    """Turn NumPy's other floats into float32, which models compute in; leave tensors alone."""
+    other = isinstance(value, np.ndarray) and value.dtype in (np.float64, np.float16)
+    return value.astype(np.float32) if other else value
 
 
 def as_samples(source: Any) -> Samples:
@@ -368,10 +368,12 @@ def as_samples(source: Any) -> Samples:
 
     Takes a set of samples, a map-style dataset, a tuple (inputs, targets) or (inputs, targets,
     ids) of tensors or NumPy arrays, or a mapping of them; ``id`` names the samples. NumPy's float64
-    becomes float32.
+    and float16 become float32.
 
     >>> len(as_samples((torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64))))
     5
+    >>> as_samples((np.zeros((5, 3), np.float16), np.zeros(5, int))).column("inputs").dtype
+    torch.float32
     """
     if isinstance(source, Samples):
         return source

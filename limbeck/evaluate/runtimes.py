@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from limbeck.errors import InputError, unknown
-from limbeck.imports import needed
+from limbeck.imports import needed, unlogged
 from limbeck.knowledge.model import call, logits_of
 from limbeck.students.build import tensors
 from limbeck.teachers.foreign import Size, arrays
@@ -168,7 +167,7 @@ class ProgramFile:
     def __init__(self, path: Path) -> None:
         told = {FACTS: ""}
         try:
-            with _unlogged():
+            with unlogged():
                 program = torch.export.load(path, extra_files=told)
         except Exception as error:  # a damaged file can raise anything
             raise _damaged(path, "a program of torch.export", error) from error
@@ -214,10 +213,19 @@ class ExecuTorchFile:
         return _by_place(inputs, self.facts)
 
     def run(self, prepared: Any) -> Any:
-        most = self.facts.get("most", {}).get("batch", len(prepared[0]))
-        pieces = zip(*(part.split(most) for part in prepared), strict=True)
-        # The runtime owns its answer, and overwrites it the next time.
-        return torch.cat([self._forward.execute(piece)[0].clone() for piece in pieces])
+        most = self.facts.get("most", {})
+        size = most.get("batch", len(prepared[0]))
+        pieces = zip(*(part.split(size) for part in prepared), strict=True)
+        try:
+            # The runtime owns its answer, and overwrites it the next time.
+            return torch.cat([self._forward.execute(piece)[0].clone() for piece in pieces])
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(part.shape)) for part in prepared)
+            bounds = ", ".join(f"{count} of {axis}" for axis, count in most.items())
+            raise InputError(
+                f"{self.path.name} failed on inputs of {shapes}: {error}",
+                expected="the sizes that it was written for" + (f", at most {bounds}" * bool(most)),
+            ) from error
 
     def size(self) -> Size:
         return Size(self.facts.get("parameters"), self.path.stat().st_size)
@@ -232,7 +240,7 @@ class PretrainedFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        transformers = needed("transformers", "text")
+        transformers = needed("transformers", "text", "modeling_utils")
         try:
             kind = json.loads((path / "config.json").read_text("utf-8"))["architectures"][0]
             with unbarred(transformers):
@@ -278,20 +286,9 @@ def executorch(part: str) -> Any:
     Raises:
         InputError: it is not installed.
     """
-    with _unlogged(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return needed(f"executorch.{part}", "executorch")
-
-
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Keep to itself what libraries log; what goes wrong is still raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager
@@ -308,14 +305,15 @@ def unbarred(transformers: Any) -> Iterator[None]:
 
 
 def _by_place(inputs: Any, facts: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Return a task's inputs one after another, in the order in which a file takes them."""
+    """Return a task's inputs on the CPU, one after another, in the order of a file's own."""
     if not isinstance(inputs, Mapping):
-        return inputs if isinstance(inputs, tuple) else (inputs,)
+        several = inputs if isinstance(inputs, tuple) else (inputs,)
+        return tuple(each.cpu() for each in several)
     names = facts.get("inputs") or inputs
     for name in names:
         if name not in inputs:
             raise unknown("the file wants an input that the batch lacks:", name, inputs)
-    return tuple(inputs[name].contiguous() for name in names)
+    return tuple(inputs[name].cpu().contiguous() for name in names)
 
 
 def _damaged(path: Path, what: str, error: Exception) -> InputError:

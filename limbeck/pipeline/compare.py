@@ -26,7 +26,6 @@ from limbeck.students import shrink
 
 __all__ = ["compare", "ratio", "width_for"]
 
-_AT_REST = {"name": "sgd", "lr": 1e-12}  # for a copy of the teacher, before channels are removed
 _HALVINGS = 14
 _NAMES = {
     "distil": "distil",
@@ -169,29 +168,29 @@ def _teacher(recipe: Recipe) -> nn.Module:
 
 def _tries(recipe: Recipe, widths: Mapping[Fraction, float]) -> list[_Try]:
     """Return all runs, those of one seed together."""
-    quantize: dict[str, Any] = {"quantize": {}}
     own = recipe.student.model_dump(
-        mode="json", exclude={"build", "args", "weights", "shrink", "prune"}
+        mode="json", exclude={"build", "args", "weights", "trained", "shrink", "prune"}
     )
-    same = {"shrink": {"depth": 1.0, "width": 1.0}, "weights": str(recipe.teacher.weights)}
-    copy = {
-        "student": own | same,
-        "train": recipe.train.model_dump(mode="json") | {"epochs": 1, "optimizer": _AT_REST},
+    whole = {
+        "student": {
+            "shrink": {"depth": 1.0, "width": 1.0},
+            "weights": str(recipe.teacher.weights),
+            "normalize": recipe.teacher.model_dump(mode="json")["normalize"],
+            "trained": True,
+        },
         "control": False,
     }
-    learns = recipe.train.model_dump(mode="json")
+    alone: dict[str, Any] = {"method": [], "label_weight": None}
     found = []
     for seed in recipe.seeds:
-        every = {"seeds": [seed], "export": ["onnx"]}
-        found.append(_Try("quantize", Fraction(1), seed, every | copy | {"compress": [quantize]}))
+        every = {"seeds": [seed], "export": ["onnx"], "compress": [{"quantize": {}}]}
+        found.append(_Try("quantize", Fraction(1), seed, every | whole))
         for share, width in widths.items():
             narrow = {"student": own | {"shrink": {"depth": 1.0, "width": width}}, "control": True}
-            found.append(_Try("distil", share, seed, every | narrow | {"compress": [quantize]}))
-            prune = {"prune": {"parameters": float(share), "train": learns}}
-            steps = {"compress": [prune, quantize]}
-            alone: dict[str, Any] = {"method": [], "label_weight": None}
-            found.append(_Try("prune", share, seed, every | copy | steps | alone))
-            found.append(_Try("prune-distil", share, seed, every | copy | steps))
+            found.append(_Try("distil", share, seed, every | narrow))
+            cut = {"student": {"prune": {"parameters": float(share)}}, "control": False}
+            found.append(_Try("prune", share, seed, every | cut | alone))
+            found.append(_Try("prune-distil", share, seed, every | cut))
     return found
 
 
@@ -214,16 +213,11 @@ def _points(each: _Try, report: Mapping[str, Any]) -> list[Found]:
             made = (way, float(each.ratio), each.seed, score, cost["size_bytes"], latency, many)
             found.append(Found(*made, energy, each.folder))
 
-    if each.way == "quantize":
-        add("teacher", "student.onnx", "student.onnx")
-        add(name, "student-int8.onnx", "student-int8.onnx")
-    elif each.way == "distil":
+    whole = each.way == "quantize"
+    add("teacher" if whole else name, "student.onnx", "student.onnx")
+    add(name if whole else f"{name}, quantize", "student-int8.onnx", "student-int8.onnx")
+    if each.way == "distil":
         add("train alone", "control", "student.onnx")
-        add(name, "student.onnx", "student.onnx")
-        add(f"{name}, quantize", "student-int8.onnx", "student-int8.onnx")
-    else:
-        add(name, "student-pruned.onnx", "student-pruned.onnx")
-        add(f"{name}, quantize", "student-pruned-int8.onnx", "student-pruned-int8.onnx")
     return found
 
 

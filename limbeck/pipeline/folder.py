@@ -17,14 +17,9 @@ from typing import Any
 
 from limbeck.errors import InputError
 from limbeck.files import atomically, digest, read_json, write_json
-from limbeck.recipe import Recipe, differences, load
+from limbeck.recipe import Recipe, differences, holds_run, load
 
-__all__ = ["Finished", "RunFolder", "holds_run", "run_folder"]
-
-
-def holds_run(path: Path) -> bool:
-    """Return whether a folder is a run's, finished or not."""
-    return (path / "recipe.yaml").is_file()
+__all__ = ["Finished", "RunFolder", "run_folder"]
 
 
 def run_folder(path: str | Path) -> Path:
@@ -169,7 +164,10 @@ class RunFolder:
             for stage in sorted((other / "stages").glob("[!.]*")):
                 place = self.path / "stages" / stage.name
                 if not place.exists() and stage.is_dir():
-                    shutil.copytree(stage, place)
+                    half = place.with_name(".half")  # until all of it is there
+                    shutil.rmtree(half, ignore_errors=True)
+                    shutil.copytree(stage, half)
+                    half.rename(place)
         self.barrier()
 
     def log(self, event: str, **facts: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limbeck.data import Augmentation, Samples
-from limbeck.distill import Distiller, Fitted, OnPolicy, fit
+from limbeck.distill import Distiller, Fitted, OnPolicy, fit, plan
+from limbeck.distill.feed import feed, put
 from limbeck.files import atomically, read_json, write_json
 from limbeck.pipeline import build
 from limbeck.pipeline.folder import Finished
 from limbeck.progress import Listener
 from limbeck.recipe import TrainPart
+from limbeck.tasks.measure import measure
 
 if TYPE_CHECKING:
     from limbeck.pipeline.run import Run
 
-__all__ = ["Learner", "Lesson", "scores", "train", "write"]
+__all__ = ["Learner", "Lesson", "scores", "take", "train", "write"]
+
+_TOGETHER = 128  # validation samples at once
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,27 @@ def train(run: Run, path: Path, listener: Listener, learner: Distiller, lesson: 
     return f"{selection} {score:.4f} on validation, epoch {fitted.best_epoch + 1}"
 
 
+def take(run: Run, path: Path, learner: Distiller) -> str:
+    """Write a student as it is in a stage's folder, with what it reaches on validation samples."""
+    device, selection = run.here.device, run.task.selection
+    student = learner.student.to(device).eval()
+    batches = (
+        put(run.task.named(batch), device)
+        for batch in feed(run.data.validation, _TOGETHER, device).epoch(0)
+    )
+    answer = partial(learner.answer, student=student)
+    found = measure(answer, batches, run.task).metrics
+    record = {
+        "history": [{"epoch": 0, "steps": 0, "validation": found}],
+        "best_epoch": 0,
+        "plan": asdict(plan(student, device, "fp32", channels_last=False, compiled=False)),
+        "adapters": learner.adapters(),
+        "seconds": 0.0,
+    }
+    write(run, path, {"best": learner.release().state_dict()}, record)
+    return f"{selection} {found[selection]:.4f} on validation, as it came"
+
+
 def scores(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of the best epoch on the validation samples, from a training's record."""
     found: dict[str, float] = record["history"][record["best_epoch"]]["validation"]
@@ -119,13 +145,7 @@ def _record(fitted: Fitted, learner: Distiller) -> dict[str, Any]:
     return {
         "history": fitted.history,
         "best_epoch": fitted.best_epoch,
-        "plan": {
-            "precision": fitted.plan.precision,
-            "channels_last": fitted.plan.channels_last,
-            "compiled": fitted.plan.compiled,
-            "threads": fitted.plan.threads,
-            "why": list(fitted.plan.why),
-        },
+        "plan": asdict(fitted.plan),
         "adapters": learner.adapters(),
         "seconds": fitted.seconds,
     }

@@ -109,7 +109,7 @@ def _details(
                 "seed": learner.seed,
                 "best_epoch": learner.record.get("best_epoch"),
                 "seconds": learner.record.get("seconds"),
-                "history": learner.record["history"],
+                "history": [epoch for epoch in learner.record["history"] if epoch["steps"]],
             }
             for learner in learners
             if learner.role != "teacher" or not run.other_tokens  # its loss is that of its tokens

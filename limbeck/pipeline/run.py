@@ -20,7 +20,7 @@ from limbeck.files import digest
 from limbeck.methods import Method, none
 from limbeck.pipeline import begin, build, check, extract, policy, produce
 from limbeck.pipeline.folder import Finished, RunFolder
-from limbeck.pipeline.learner import Learner, Lesson, train, write
+from limbeck.pipeline.learner import Learner, Lesson, take, train, write
 from limbeck.pipeline.origins import Origin, Trained, origin, preprocess_facts
 from limbeck.progress import Console, Listener
 from limbeck.recipe import ModelPart, Recipe, TrainPart
@@ -79,7 +79,7 @@ class Run:
     @cached_property
     def method(self) -> Method:
         """What the student is to reproduce."""
-        return build.method(self.recipe)
+        return build.method(self.recipe) if self.recipe.learns else none()
 
     @cached_property
     def augment(self) -> Augmentation | None:
@@ -165,8 +165,8 @@ class Run:
     def student(
         self, seed: int, teacher: Finished, known: Finished | None, texts: Finished | None = None
     ) -> Finished:
-        """Train a student with the teacher."""
-        made_from = self._student_setting(seed) | {
+        """Train a student with the teacher, or take one that is trained already."""
+        lesson_from = {
             "teacher": teacher.fingerprint,
             "knowledge": known.fingerprint if known else "live",
             "method": self.recipe.method,
@@ -174,6 +174,9 @@ class Run:
             **({} if texts is None else {"texts": texts.fingerprint}),
             **policy.facts(self),
         }
+        if self.recipe.student.trained:
+            return self._taken_student(seed, lesson_from)
+        made_from = self._student_setting(seed) | lesson_from
 
         def work(path: Path, listener: Listener) -> str:
             knows = self._teacher_module(teacher) if self.plans["student"].reuse else None
@@ -259,6 +262,26 @@ class Run:
 
         setting = self._setting(part.train, augment) | {"seed": seed, "inputs": part.inputs}
         return self.stage("teacher", made_from | setting, work)
+
+    def _taken_student(self, seed: int, lesson_from: Mapping[str, Any]) -> Finished:
+        """Take the weights that came with the student.
+
+        What is made of it may learn again; stages that do so go by the fingerprint of this one.
+        """
+        made_from = {
+            "data": self.data_fingerprint,
+            "task": build.task_origin(self.recipe),
+            "model": build.model_origin(self.plans["student"], self.recipe.student.weights),
+            "normalize": self._normalized(self.recipe.student),
+        }
+        if self.recipe.learns:
+            augment = self.augment.fingerprint() if self.augment else None
+            made_from |= {**lesson_from, "augment": augment, "views": self.views}
+
+        def work(path: Path, listener: Listener) -> str:
+            return take(self, path, self.distiller(self.new_student(seed), None, none()))
+
+        return self.stage(f"student-{seed}", made_from, work)
 
     def _source(self, teacher: Finished, known: Finished | None) -> Knowing:
         """Return the teacher: replayed from what was written down, or beside the student."""

@@ -26,7 +26,7 @@ from limbeck.recipe.parts import (
     TeacherPart,
     TrainPart,
 )
-from limbeck.recipe.reading import bundled, differences, find, load, parse, template
+from limbeck.recipe.reading import bundled, differences, find, holds_run, load, parse, template
 
 __all__ = [
     "CompressPart",
@@ -52,6 +52,7 @@ __all__ = [
     "bundled",
     "differences",
     "find",
+    "holds_run",
     "load",
     "parse",
     "template",

@@ -40,7 +40,8 @@ Steps = tuple[str | dict[str, int | float], ...]
 
 _FILES = ("onnx", "keras", "saved_model")
 _ORIGINS = ("build", *_FILES, "fit")
-_OF_NEW_ONES = ("args", "weights", "lora", "reuse_classifier", "embeddings")
+_OF_NEW_ONES = ("args", "weights", "trained", "lora", "reuse_classifier", "embeddings")
+_OF_LEARNERS = ("lora", "reuse_classifier", "embeddings")
 
 
 class Normalization(Part):
@@ -233,6 +234,8 @@ class StudentPart(ModelPart):
         embeddings: whether its embeddings begin as the teacher's, before that is trained here, cut
             to its width (see :func:`limbeck.students.inherit_embeddings`); its control's begin so
             too.
+        trained: whether its ``weights`` are those of a student that has learnt already: it is only
+            made smaller, exported and measured.
     """
 
     shrink: Shrink | None = None
@@ -240,6 +243,7 @@ class StudentPart(ModelPart):
     lora: LoraPart | None = None
     reuse_classifier: bool | ReusePart = False
     embeddings: bool = False
+    trained: bool = False
 
     @model_validator(mode="after")
     def _one_origin(self) -> StudentPart:
@@ -250,6 +254,11 @@ class StudentPart(ModelPart):
                 raise ValueError(f"{name} means nothing beside prune")
         if self.lora is not None and self.reuse_classifier is not False:
             raise ValueError("lora means nothing beside reuse_classifier")
+        if self.trained and self.weights is None:
+            raise ValueError("a student that is trained already needs weights")
+        for name in _OF_LEARNERS if self.trained else ():
+            if getattr(self, name) is not False and getattr(self, name) is not None:
+                raise ValueError(f"{name} means nothing for a student that is trained already")
         return self
 
 
@@ -378,6 +387,23 @@ class Recipe(Part):
                     "compress: [quantize], for executorch by export"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _one_student_for_each(self) -> Recipe:
+        if self.student.trained and self.control:
+            raise ValueError("a student that is trained already has no control: say control: false")
+        if self.student.trained and len(self.seeds) > 1:
+            raise ValueError("a student that is trained already is one: give one seed")
+        return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything learns from the teacher: the student, or what is made of it."""
+        again = any(
+            step.prune is not None or (step.quantize and step.quantize.scheme == "aware")
+            for step in self.compress
+        )
+        return again or not self.student.trained
 
     def as_yaml(self) -> str:
         """Return the recipe with everything that was left to defaults."""

@@ -14,7 +14,10 @@ from pydantic import BaseModel, ValidationError
 from limbeck.errors import InputError, near, unknown
 from limbeck.recipe.parts import Recipe
 
-__all__ = ["bundled", "differences", "find", "load", "parse", "template"]
+__all__ = ["bundled", "differences", "find", "holds_run", "load", "parse", "template"]
+
+# What pydantic puts into a place for a branch of a union, or for a key.
+_BRANCH = re.compile(r"(tuple|literal)\[.*|bool$|constrained-int$|\[key\]$")
 
 
 def bundled() -> dict[str, str]:
@@ -27,10 +30,15 @@ def bundled() -> dict[str, str]:
     return found
 
 
+def holds_run(path: Path) -> bool:
+    """Return whether a folder is a run's, finished or not."""
+    return (path / "recipe.yaml").is_file()
+
+
 def find(name: str) -> tuple[str, str]:
     """Return the text and the origin of a recipe: a bundled name, a file, or a run's folder."""
     path = Path(name)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
+    if holds_run(path):
         path = path / "recipe.yaml"
     if path.suffix in (".yaml", ".yml"):
         try:
@@ -164,25 +172,41 @@ def _index(step: str, place: list[Any], path: str) -> int:
 
 def _explained(error: ValidationError, origin: str) -> InputError:
     """Turn pydantic's findings into one message."""
-    told = []
+    told = dict[str, str]()
     all_found = error.errors()
     places = [found["loc"] for found in all_found]
     for found in all_found:
         # The teacher inherits the student's training, and with it the student's mistakes.
         if found["loc"][:2] == ("teacher", "train") and found["loc"][1:] in places:
             continue
-        place = ".".join(str(step) for step in found["loc"] if step != "[key]")
+        place = ".".join(str(step) for step in found["loc"] if not _BRANCH.match(str(step)))
         if found["type"] == "extra_forbidden":
             known = _keys(found["loc"][:-1])
             guesses = near(str(found["loc"][-1]), known)
-            hint = f"; did you mean {guesses[0]!r}?" if guesses else ""
-            told.append(f"{place} is not a key{hint} Known here: {', '.join(sorted(known))}")
+            hint = f"; did you mean {guesses[0]!r}?" if guesses else "."
+            told[f"{place} is not a key{hint}"] = f"Known here: {', '.join(sorted(known))}"
         elif found["type"] == "missing":
-            told.append(f"{place} is missing")
+            told[place] = "is missing"
+        elif found["type"] == "value_error" and isinstance(found["input"], Mapping):
+            told.setdefault(f"{place}:" if place else "", _plain(found["msg"]))
         else:
-            message = str(found["msg"]).removeprefix("Value error, ")
-            told.append(f"{place} is {found['input']!r}: {message[0].lower()}{message[1:]}")
-    return InputError(f"{origin}: " + "; ".join(told))
+            said, message = f"{place} is {found['input']!r}:", _plain(found["msg"])
+            if said in told:  # by another branch of what it may be
+                message = f"{told[said]} or {message.removeprefix('input should be ')}"
+            told[said] = message
+    return InputError(f"{origin}: " + "; ".join(f"{a} {b}".strip() for a, b in told.items()))
+
+
+def _plain(message: str) -> str:
+    """Return what pydantic says in a recipe's words.
+
+    >>> _plain("Input should be a valid tuple")
+    'input should be a list'
+    """
+    text = message.removeprefix("Value error, ")
+    text = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", text)
+    text = text.replace("valid tuple", "list")
+    return f"{text[0].lower()}{text[1:]}"
 
 
 def _keys(path: tuple[int | str, ...]) -> list[str]:

@@ -23,6 +23,8 @@ from limbeck.teachers.returns import Kind
 __all__ = ["Graph", "from_onnx"]
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
+# Threads that have nothing to do would look for work for a while, at the cost of what runs next.
+_AT_REST = "session.force_spinning_stop"
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -191,9 +193,8 @@ class Graph:
         options.log_severity_level = 3
         # The graph comes from memory; files with its weights are found from here.
         folder = str(self.path.parent.resolve())
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", folder
-        )
+        options.add_session_config_entry(_FOLDER, folder)
+        options.add_session_config_entry(_AT_REST, "1")
         there = self.runtime.get_available_providers()
         usual = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there]
         return self.runtime.InferenceSession(

@@ -64,6 +64,10 @@ def explodes(student, teacher):
         (["run", TINY, "--set", "data.source=digit"], "did you mean 'digits'?"),
         (["run", TINY, "--set", "data={source: parquet, path: nowhere}"], "no folder nowhere"),
         (["run", TINY, "--set", "data={source: parquet}"], "--set data.path="),
+        (["run", "segmentation", "--set", "data.source=mask_folder"],
+         "'mask_folder' needs path, and has no option targets."),
+        (["run", "segmentation", "--set", "data.source=mask_folder", "--set", "data.path=nowhere"],
+         "no file or folder nowhere"),
         (["run", TINY, "--set", "data.augment=[flop]"], "did you mean 'flip'?"),
         (["run", TINY, "--set", "data={build: 'own:wrong_labels'}"], "has label 12"),
         (["run", TINY, "--set", "data={build: 'own:raises'}"], "the disk with the data is gone"),
@@ -126,6 +130,20 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(lb.InputError, match="not empty and holds no run"):
         run(load(TINY), tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_with_a_recipes_name_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, who keeps data in a folder ``digits`` could not run the first command."""
+    from limbeck import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    quick = ["--set", "data.limit=64", "--set", "teacher.train.epochs=1"]
+    monkeypatch.setattr("sys.argv", ["limbeck", "teach", "digits", *quick])
+    cli.main()
+    assert (tmp_path / "runs" / "digits" / "stages" / "teacher").is_dir()
 
 
 def test_a_student_larger_than_its_teacher_is_a_warning(tmp_path: Path) -> None:

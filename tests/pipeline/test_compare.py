@@ -45,6 +45,8 @@ def test_the_best_within_a_budget_and_how_sure_that_is() -> None:
     assert "within the noise" in told(tenth, "accuracy")
     assert "more than the deviation" in told(half, "accuracy")
     assert "none of the files" in told(least, "accuracy")
+    equal = tenth | {"lead": {"mean": 0.0, "std": 0.0}}
+    assert told(equal, "accuracy").endswith("no better than prune.")
 
 
 def test_the_width_that_has_a_share_of_the_parameters() -> None:

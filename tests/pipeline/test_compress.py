@@ -194,6 +194,59 @@ def test_students_that_cannot_begin_so_are_refused(
         pipeline.run(load(TINY, changes), tmp_path / "run")
 
 
+def test_a_student_that_is_trained_already_is_only_made_smaller(
+    tmp_path: Path, finished: Path
+) -> None:
+    """Without it, who has a student must train another to get its file and its proof."""
+    weights = finished / "stages" / "student-0" / "best.safetensors"
+    own = [f"student.weights={weights}", "student.trained=true", "control=false"]
+    folder = pipeline.run(load(TINY, [*own, "compress=[quantize]"]), tmp_path / "run")
+    report = read_json(folder / "report.json")
+    assert [stage["name"] for stage in report["stages"]][:3] == [
+        "teacher",
+        "student-0",
+        "student.onnx",
+    ]
+    left, came = load_file(folder / "student" / "model.safetensors"), load_file(weights)
+    assert all(torch.equal(left[name], came[name]) for name in came)
+    known = read_json(finished / "stages" / "student-0" / "training.json")
+    best = known["history"][known["best_epoch"]]["validation"]["accuracy"]
+    taken = read_json(folder / "stages" / "student-0" / "training.json")
+    assert taken["history"][0]["validation"]["accuracy"] == pytest.approx(best)
+    assert "student-int8.onnx" in report["models"]
+
+
+def test_a_trained_student_still_learns_when_it_is_pruned(tmp_path: Path, finished: Path) -> None:
+    """Without it, it would recover without the teacher that the recipe names."""
+    weights = finished / "stages" / "student-0" / "best.safetensors"
+    own = [f"student.weights={weights}", "student.trained=true", "control=false"]
+    steps = "compress=[{prune: {parameters: 0.6, train: {epochs: 1}}}]"
+    folder = pipeline.run(load(TINY, [*own, steps]), tmp_path / "run")
+    record = read_json(folder / "stages" / "student-pruned" / "training.json")
+    assert {"label", "kl"} <= record["history"][0]["train"].keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["student.trained=true", "control=false"], "needs weights"),
+        (["student.trained=true", "student.weights=w.safetensors"], "say control: false"),
+        (
+            ["student={build: cnn, weights: w, trained: true, embeddings: true}"],
+            "embeddings means nothing",
+        ),
+        (
+            ["student={build: cnn, weights: w, trained: true}", "control=false", "seeds=[0, 1]"],
+            "give one seed",
+        ),
+    ],
+)
+def test_a_trained_student_has_nothing_to_learn(changes: list[str], message: str) -> None:
+    """Without it, a wish could be dropped without a word, or the same student shown twice."""
+    with pytest.raises(InputError, match=message):
+        load(TINY, changes)
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [
@@ -201,7 +254,7 @@ def test_students_that_cannot_begin_so_are_refused(
             "{prune: {paramters: 0.5}}",
             "compress.0.prune.paramters is not a key; did you mean 'param",
         ),
-        ("{prune: {steps: 2}}", "give one of parameters, macs, latency, layers"),
+        ("{prune: {steps: 2}}", "compress.0.prune: give one of parameters, macs, latency, layers"),
         ("{prune: {macs: 0.5, importance: taylr}}", "should be 'magnitude'"),
         ("{prune: {layers: 0.5, multiple: 8}}", "multiple means nothing for layers"),
         ("{shave: {}}", "compress.0.shave is not a key"),
@@ -209,7 +262,8 @@ def test_students_that_cannot_begin_so_are_refused(
         ("{quantize: {scheme: aware, keep: auto}}", "must be known before"),
         ("{quantize: {scheme: weights, calibrate: 3}}", "calibrate means nothing for weights"),
         ("{quantize: {train: {epochs: 3}}}", "train means nothing for static"),
-        ("{quantize: {within: 0.1}}", "within means nothing"),
+        ("{quantize: {within: 0.1}}", "within means nothing without keep: auto"),
+        ("{quantize: {keep: conv1}}", "keep is 'conv1': input should be a list or 'auto'"),
     ],
 )
 def test_wrong_keys_are_refused_when_the_recipe_is_read(step: str, message: str) -> None:
@@ -222,6 +276,7 @@ def test_wrong_keys_are_refused_when_the_recipe_is_read(step: str, message: str)
     ("step", "message"),
     [
         ("{prune: {parameters: 0.01}}", "for each layer keeps a unit"),
+        ("{prune: {parameters: 0.5, multiple: 100}}", "a multiple of 100 units, or all it has"),
         ("{prune: {parameters: 0.5, keep: [conv7]}}", "did you mean 'conv1'"),
         ("{quantize: {keep: [conv7]}}", "did you mean 'conv1'"),
     ],
@@ -230,6 +285,13 @@ def test_wrong_steps_are_refused_before_training(tmp_path: Path, step: str, mess
     """Without it, hours of training would come before the message."""
     with pytest.raises(InputError, match=message):
         pipeline.run(load(TINY, [f"compress=[{step}]"]), tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_format_that_the_student_lacks_is_refused_before_training(tmp_path: Path) -> None:
+    """Without it, hours of training would come before the message."""
+    with pytest.raises(InputError, match="and the student is a CNN"):
+        pipeline.run(load(TINY, ["export=[huggingface]"]), tmp_path / "run")
     assert not (tmp_path / "run" / "stages").exists()
 
 

@@ -225,7 +225,7 @@ def _replaced(change: str, named: dict[str, Path]) -> str:
 
 REAL: dict[str, tuple[str, list[str]]] = {
     "text": ("text_sst2", []),
-    "text-int8": ("text_sst2", ["student.args.width=4"]),
+    "text-int8": ("text_sst2", ["student={prune: {layers: 0.5, embeddings: 0.3334}}"]),
     "text-intents": ("text_banking77", [*SMALL]),
     "text-chinese": ("text_zh_chnsenticorp", ["student.args={width: 4}"]),
 }
@@ -244,8 +244,14 @@ def test_recipes_on_real_texts_run_at_tiny_scale(
         more.append(f"teacher.args.path={folder / 'bert'}")
     out = _run(name, data_root / place, tmp_path / "run", *more)
     report = read_json(out / "report.json")
-    files = {"student.onnx", "student-int8.onnx"} if name == "text-int8" else set()
-    assert report["models"].keys() == {"teacher", "student", "control"} | files
+    made = {
+        "student.onnx",
+        "student-pruned",
+        "student-pruned.onnx",
+        "student-pruned-dynamic-int8.onnx",
+    }
+    more_models = made if name == "text-int8" else set()
+    assert report["models"].keys() == {"teacher", "student", "control"} | more_models
     assert report["models"]["student"]["quality"].keys() >= {"accuracy", "macro_f1"}
 
 
@@ -259,10 +265,43 @@ def test_embeddings_begin_as_the_teachers(folder: Path, tmp_path: Path) -> None:
 
     theirs = lb.students.read_weights(folder / "bert" / "model.safetensors")
     table = theirs["embeddings.word_embeddings.weight"]
-    found = begun("text-int8", "student.args.width=16").embedding.weight.detach()[1:]
+    cnn = "student={build: textcnn, args: {width: 16}, embeddings: true}"
+    found = begun("text-int8", cnn).embedding.weight.detach()[1:]
     own = (found @ found.T).flatten()
     wanted = (table - table.mean(0))[1:]
     wanted = (wanted @ wanted.T).flatten()
     assert torch.allclose(own / own.norm(), wanted / wanted.norm(), atol=1e-5)
     with pytest.raises(InputError, match="another tokenizer"):
         begun("text-intents", *SMALL, "student.embeddings=true")
+
+
+def test_a_pruned_teacher_has_embeddings_of_low_rank(folder: Path, tmp_path: Path) -> None:
+    """Without it, a student that begins as its teacher would be as large as its embeddings."""
+    pytest.importorskip("torch_pruning")
+    bert = f"teacher.args.path={folder / 'bert'}"
+    changes = [bert, "student={prune: {layers: 0.5, embeddings: 0.25}}", "control=false"]
+    out = _run(
+        "text", folder, tmp_path / "run", *changes, "compress=[{quantize: {scheme: dynamic}}]"
+    )
+    known = read_json(out / "student" / "student.json")
+    assert known["ranks"] == {"bert.embeddings.word_embeddings": 4}
+    assert len(known["layers"]["bert.encoder.layer"]) == 2
+    cut = read_json(out / "stages" / "teacher-pruned" / "cut.json")
+    assert cut["ranks"] == known["ranks"]
+    student = lb.students.load(out / "student")
+    assert student(["a fine film"]).shape == (1, 2)
+    assert student.get_submodule("model.bert.embeddings.word_embeddings").table.embedding_dim == 4
+    models = read_json(out / "report.json")["models"]
+    floats, integers = (
+        models[n]["cost"]["size_bytes"] for n in ("student.onnx", "student-dynamic-int8.onnx")
+    )
+    assert integers < floats
+
+
+def test_wrong_ranks_are_refused() -> None:
+    """Without it, a wish could be dropped without a word."""
+    text = ["data.path=x", "teacher.args.path=y"]
+    with pytest.raises(InputError, match="keep means nothing for embeddings"):
+        load("text", [*text, "student={prune: {embeddings: 0.5, keep: [bert]}}"])
+    with pytest.raises(InputError, match="steps means nothing for embeddings"):
+        load("text", [*text, "compress=[{prune: {embeddings: 0.5, steps: 2}}]"])
