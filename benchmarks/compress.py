@@ -3,12 +3,14 @@
     limbeck run cifar10-int8 --set data.path=FOLDER --set teacher.weights=FILE
     python benchmarks/compress.py files runs/cifar10-int8 --threads 2
     python benchmarks/compress.py files runs/text-int8 --threads 1
+    python benchmarks/compress.py ranks runs/text-int8
     python benchmarks/compress.py bits --seeds 3 [--labelled 100]
 
 ``files`` asks every ONNX and ExecuTorch file of a run, and the teacher as an ONNX file too, about
-all test samples, each in its runtime, and times them in turn. ``bits`` rounds a tiny student of
-scikit-learn's digits to 8 and to 4 bits: after training, in training without its teacher, and in
-training with it.
+all test samples, each in its runtime, and times each beside the teacher alone, in turn. ``ranks``
+says how much of what validation texts read a teacher's embeddings of low rank keep. ``bits``
+rounds a tiny student of scikit-learn's digits to 8 and to 4 bits: after training, in training
+without its teacher, and in training with it.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ from limbeck import compress, pipeline
 from limbeck.data import repeated
 from limbeck.distill.feed import feed
 from limbeck.evaluate import evaluate
+from limbeck.evaluate.cost import timings
 from limbeck.evaluate.runtimes import Runner, logits_from, opened
 from limbeck.export import Signature, Whole, get
 from limbeck.pipeline import RunFolder, build, ship
 from limbeck.progress import Silent
 from limbeck.recipe import load
+from limbeck.students.low_rank import principal
 from limbeck.teachers import Teacher
 
 CPU = torch.device("cpu")
@@ -49,8 +51,11 @@ def main() -> None:
     one = parts.add_parser("files")
     one.add_argument("run", type=Path)
     one.add_argument("--threads", type=int, default=1)
-    one.add_argument("--rounds", type=int, default=20)
-    one.set_defaults(work=lambda args: files(args.run, args.threads, args.rounds))
+    one.add_argument("--seconds", type=float, default=10.0)
+    one.set_defaults(work=lambda args: files(args.run, args.threads, args.seconds))
+    ranks_of = parts.add_parser("ranks")
+    ranks_of.add_argument("run", type=Path)
+    ranks_of.set_defaults(work=lambda args: ranks(args.run))
     two = parts.add_parser("bits")
     two.add_argument("--seeds", type=int, default=3)
     two.add_argument("--epochs", type=int, default=60)
@@ -60,8 +65,8 @@ def main() -> None:
     args.work(args)
 
 
-def files(folder: Path, threads: int, rounds: int) -> None:
-    """Compare a run's ONNX files with its teacher's on all test samples."""
+def files(folder: Path, threads: int, seconds: float) -> None:
+    """Compare a run's files with its teacher's on all test samples."""
     torch.set_num_threads(threads)
     recipe = load(str(folder), ["data.limit=null"])
     run = pipeline.Run(recipe, RunFolder(folder), Silent())
@@ -73,22 +78,69 @@ def files(folder: Path, threads: int, rounds: int) -> None:
         whole = Whole(build.preprocess(recipe, recipe.teacher), known.module).eval()
         get("onnx").write(whole, ship.signature(run), teacher, {})
         found = (folder / "export").iterdir()
-        paths = [teacher, *sorted(path for path in found if path.suffix in (".onnx", ".pte"))]
-        runners = {path.name: opened(path) for path in paths}
-        sizes = {path.name: path.stat().st_size for path in paths}
+        paths = {"teacher.onnx": teacher}
+        paths |= {path.name: path for path in sorted(found) if path.suffix in (".onnx", ".pte")}
+        sizes = {name: path.stat().st_size for name, path in paths.items()}
+        runners = {name: opened(path) for name, path in paths.items()}
         right, same = accuracies(runners, run.data.test, run.task), agreement(runners, run)
-        seconds = timed(runners, sample, rounds)
+        del runners
+        speeds = {name: speed(path, teacher, sample, seconds) for name, path in paths.items()}
     count = len(next(iter(tree_leaves(sample))))
     print(f"{len(run.data.test):,} test samples, batches of {count}, {threads} threads")
     print("| file | accuracy % | as student.onnx % | kB | smaller | per second | faster |")
     print("|---|---|---|---|---|---|---|")
     for name, size in sizes.items():
-        smaller, faster = sizes[teacher.name] / size, seconds[teacher.name] / seconds[name]
+        per_second, faster = speeds[name]
         print(
             f"| {name} | {100 * right[name]:.2f} | {100 * same[name]:.2f} | {size / 1000:,.1f} | "
-            f"{smaller:.1f} × | "
-            f"{count / seconds[name]:,.0f} | {faster:.1f} × |"
+            f"{sizes['teacher.onnx'] / size:.1f} × | {per_second:,.0f} | {faster:.1f} × |"
         )
+
+
+def speed(path: Path, teacher: Path, sample: Any, seconds: float) -> tuple[float, float]:
+    """Return a file's samples per second, and how many times the teacher's those are.
+
+    Only these two are open, for the threads of others might not be at rest.
+    """
+    runners = {"own": opened(path), "teacher": opened(teacher)}
+    given = {name: (runner.prepared(sample),) for name, runner in runners.items()}
+    calls = {name: runner.run for name, runner in runners.items()}
+    found = timings(calls, None, own=given, seconds=seconds)
+    own, theirs = found["own"].throughput_per_s, found["teacher"].throughput_per_s
+    return own, own / theirs
+
+
+def ranks(folder: Path) -> None:
+    """Compare low rank by what training texts read with low rank of the table as it is."""
+    run = pipeline.Run(load(str(folder)), RunFolder(folder), Silent())
+    known = run.origin.load(load_file(folder / "stages/teacher/best.safetensors"), {})
+    assert isinstance(known, Teacher)
+    table = next(each for each in known.module.modules() if isinstance(each, nn.Embedding))
+    rows = table.weight.detach().double()
+    learnt, asked = (
+        counted(samples, run.task, table) for samples in (run.data.train, run.data.validation)
+    )
+    shares = (asked / asked.sum()).unsqueeze(1)
+    whole = (shares * (rows - (shares * rows).sum(dim=0)) ** 2).sum()
+    print("| of the features | each token as often as it is read | all tokens alike |")
+    print("|---|---|---|")
+    for share in (1 / 6, 1 / 4, 1 / 3, 5 / 12, 1 / 2):
+        kept = []
+        for weights in (learnt + 1, None):
+            mean, found = principal(rows, round(share * rows.shape[1]), weights)
+            lost = rows - mean - (rows - mean) @ found @ found.T
+            kept.append(float(1 - (shares * lost**2).sum() / whole))
+        print(f"| {round(share * rows.shape[1])} | {100 * kept[0]:.0f} % | {100 * kept[1]:.0f} % |")
+
+
+def counted(samples: Any, task: Any, table: nn.Embedding) -> torch.Tensor:
+    """Return how often each token of a table stands in samples, padding left out."""
+    counts = torch.zeros(len(table.weight), dtype=torch.float64)
+    for batch in feed(samples, BATCH, CPU).epoch(0):
+        read = task.inputs(task.named(batch))
+        tokens = read["input_ids"][read["attention_mask"].bool()]
+        counts += torch.bincount(tokens, minlength=len(counts))
+    return counts
 
 
 def bits(seeds: int, epochs: int, labelled: int | None) -> None:
@@ -188,22 +240,6 @@ def agreement(runners: dict[str, Runner], run: pipeline.Run) -> dict[str, float]
             said[name].append(logits_from(runner, run.task.inputs(batch)).argmax(1))
     found = {name: torch.cat(each) for name, each in said.items()}
     return {n: float((own == found["student.onnx"]).float().mean()) for n, own in found.items()}
-
-
-def timed(runners: dict[str, Runner], sample: Any, rounds: int) -> dict[str, float]:
-    """Return the median seconds of a batch, all files in turn."""
-    given = {name: runner.prepared(sample) for name, runner in runners.items()}
-    spent: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, runner in runners.items():
-            spent[name].append(_seconds(lambda runner=runner, name=name: runner.run(given[name])))
-    return {name: statistics.median(each[2:] or each) for name, each in spent.items()}
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _alone(model: nn.Module, data: Any) -> float:

@@ -51,7 +51,7 @@ class CutPart(Part):
     def _one_goal(self) -> CutPart:
         goals = sum(getattr(self, name) is not None for name in _GOALS)
         if goals > 1 or (goals == 0 and self.embeddings is None):
-            raise ValueError(f"give one of {', '.join(_GOALS)}")
+            raise ValueError(f"give one of {', '.join(_GOALS)}, or embeddings alone")
         goal, idle = self.goal()[0], {"layers": _RANKING, "embeddings": (*_RANKING, "keep")}
         for name in idle.get(goal, ()):
             if getattr(self, name) != type(self).model_fields[name].default:
