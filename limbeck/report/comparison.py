@@ -116,9 +116,9 @@ def told(best: Mapping[str, Any], metric: str) -> str:
     first = f"{budget}: {best['way']} ({shown}, {best['size_bytes'] / 1000:,.0f} kB)"
     if best["next"] is None:
         return f"{first}; nothing else is that small."
-    if not best["lead"]["mean"]:
-        return f"{first}, no better than {best['next']}."
     lead = _score(abs(best["lead"]["mean"]), metric, points=True)
+    if lead == _score(0.0, metric, points=True):
+        return f"{first}, no better than {best['next']}."
     how = {
         None: "on one seed, which proves nothing",
         True: "more than the deviation between seeds",
