@@ -15,13 +15,13 @@ from limbeck import pipeline
 from limbeck.console import folded
 from limbeck.errors import InputError
 from limbeck.evaluate import Contender, bench, invented, opened
+from limbeck.evaluate.runtimes import ENDS
 from limbeck.files import write_json
 from limbeck.pipeline.measure import contenders
 from limbeck.recipe import holds_run
 
 __all__ = ["compare"]
 
-_ENDS = (".onnx", ".pt2", ".pte")
 _TOLD = 6  # of what stands in a folder
 _NAME = 15  # letters of a name in a line
 _WIDE = 1000  # columns, more than any table has
@@ -85,7 +85,7 @@ def _check(place: Path) -> None:
         raise InputError(f"there is no {place}", expected="a run's folder, or a file")
     if not place.is_dir() or (place / "config.json").is_file():
         return
-    inside = [str(one) for one in sorted(place.iterdir()) if holds_run(one) or one.suffix in _ENDS]
+    inside = [str(one) for one in sorted(place.iterdir()) if holds_run(one) or one.suffix in ENDS]
     more = ", …" if len(inside) > _TOLD else ""
     raise InputError(
         f"{place} is a folder, and not that of a run",

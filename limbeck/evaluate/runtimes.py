@@ -30,6 +30,7 @@ from limbeck.teachers.foreign import Size, arrays
 from limbeck.teachers.onnx import Graph
 
 __all__ = [
+    "ENDS",
     "FACTS",
     "Network",
     "OnnxFile",
@@ -270,6 +271,9 @@ _KINDS: dict[str, Callable[[Path], Runner]] = {
     ".pt2": ProgramFile,
     ".pte": ExecuTorchFile,
 }
+
+ENDS = tuple(_KINDS)
+"""How the names of files end that :func:`opened` reads."""
 
 
 def device_of(runner: Runner) -> torch.device | None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from limbeck import compress
 from limbeck.data.splits import some
 from limbeck.distill.feed import feed, put
-from limbeck.files import atomically, read_json, write_json
+from limbeck.files import read_json, write_json
 from limbeck.knowledge.model import call, logits_of
 from limbeck.methods import none
 from limbeck.pipeline import build, ship
 from limbeck.pipeline.clock import Clock
+from limbeck.pipeline.learner import write_weights
 from limbeck.recipe import CutPart
 from limbeck.students import Blueprint
 from limbeck.students.resize import composed, sizes_of
@@ -84,10 +85,7 @@ def cut(
         write_json(
             path / "cut.json", found | {"before": parameters(network), "latency_ms": latency}
         )
-        with atomically(path / _WEIGHTS) as draft:
-            # Copies, for a file of safetensors holds no tensor under two names.
-            state = made.state_dict()
-            save_file({name: t.clone().contiguous() for name, t in state.items()}, draft)
+        write_weights(path / _WEIGHTS, made.state_dict())
     run.folder.barrier()
     left = read(path, plan).plan.model()
     left.load_state_dict(load_file(path / _WEIGHTS))
@@ -196,8 +194,9 @@ def _read(run: Run, *, trial: bool) -> Iterator[Any]:
     if trial:
         yield _inputs(run)
         return
+    first = _first(run)
     for batch in feed(run.data.train, _JUDGED, torch.device("cpu")).epoch(0):
-        yield _first(run)(run.task.inputs(run.task.named(batch)))
+        yield first(run.task.inputs(run.task.named(batch)))
 
 
 def _answers(run: Run) -> Callable[[nn.Module], Tensor]:

@@ -24,7 +24,7 @@ from limbeck.tasks.measure import measure
 if TYPE_CHECKING:
     from limbeck.pipeline.run import Run
 
-__all__ = ["Learner", "Lesson", "scores", "take", "train", "write"]
+__all__ = ["Learner", "Lesson", "scores", "take", "train", "write", "write_weights"]
 
 _TOGETHER = 128  # validation samples at once
 
@@ -135,10 +135,15 @@ def write(run: Run, path: Path, weights: Mapping[str, Mapping[str, Tensor]], rec
     if run.here.rank:
         return
     for name, found in weights.items():
-        with atomically(path / f"{name}.safetensors") as draft:
-            save_file({k: t.detach().clone().contiguous() for k, t in found.items()}, draft)
+        write_weights(path / f"{name}.safetensors", found)
     write_json(path / "training.json", record)
     (path / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors under all their names: copies, for safetensors holds none under two."""
+    with atomically(file) as draft:
+        save_file({k: t.detach().cpu().clone().contiguous() for k, t in weights.items()}, draft)
 
 
 def _record(fitted: Fitted, learner: Distiller) -> dict[str, Any]:

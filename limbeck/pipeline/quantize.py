@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from limbeck import compress
@@ -20,6 +20,7 @@ from limbeck.export import Whole
 from limbeck.files import read_json, write_json
 from limbeck.imports import needed
 from limbeck.pipeline import build, ship
+from limbeck.pipeline.learner import write_weights
 from limbeck.pipeline.product import Product, as_file, as_network
 from limbeck.progress import Listener
 from limbeck.recipe import QuantizePart
@@ -136,9 +137,7 @@ def _rounded(run: Run, product: Product, part: QuantizePart) -> tuple[Product, R
         rounded = FakeQuantization(product.network(), bits=part.bits, keep=_kept(part))
         told = run.relearn(path, listener, rounded.model, product.seed, part.train)
         if run.here.rank == 0:
-            state = rounded.plain().state_dict()
-            weights = {name: t.cpu().clone().contiguous() for name, t in state.items()}
-            save_file(weights, path / "plain.safetensors")
+            write_weights(path / "plain.safetensors", rounded.plain().state_dict())
             write_json(path / "ranges.json", rounded.ranges())
         return told
 

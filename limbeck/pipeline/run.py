@@ -271,8 +271,7 @@ class Run:
         made_from = {
             "data": self.data_fingerprint,
             "task": build.task_origin(self.recipe),
-            "model": build.model_origin(self.plans["student"], self.recipe.student.weights),
-            "normalize": self._normalized(self.recipe.student),
+            **self._student_origin(),
         }
         if self.recipe.learns:
             augment = self.augment.fingerprint() if self.augment else None
@@ -338,14 +337,20 @@ class Run:
         return Distiller(teacher, student, task=self.task, method=method, preprocess=first)
 
     def _student_setting(self, seed: int) -> dict[str, Any]:
-        part = self.recipe.student
         return self._setting(self.recipe.train, self.augment) | {
-            "model": build.model_origin(self.plans["student"], part.weights),
-            "normalize": self._normalized(part),
+            **self._student_origin(),
             "views": self.views,
             "seed": seed,
-            **({"embeddings": self.origin.facts()} if part.embeddings else {}),
+            **({"embeddings": self.origin.facts()} if self.recipe.student.embeddings else {}),
             **({} if self._begun is None else {"begins": self._begun.stage.fingerprint}),
+        }
+
+    def _student_origin(self) -> dict[str, Any]:
+        """Return how the student is built, with which weights, and what it sees."""
+        part = self.recipe.student
+        return {
+            "model": build.model_origin(self.plans["student"], part.weights),
+            "normalize": self._normalized(part),
         }
 
     def _setting(self, part: TrainPart, augment: Augmentation | None) -> dict[str, Any]:

@@ -68,18 +68,23 @@ def test_an_opset_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def check_texts(runner: Any, model: nn.Module, rows: int, length: int, atol: float) -> None:
+    """Compare a file with its network on texts, the first of which is one token long."""
+    ids = torch.randint(1, 30, (rows, length))
+    mask = torch.ones_like(ids)
+    mask[0, 1:] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad():
+        assert torch.allclose(logits_from(runner, batch), model.eval()(**batch), atol=atol)
+
+
 def test_texts_may_have_any_length_and_number(tmp_path: Path) -> None:
     """Without it, a file would take only batches like the one that it was written with."""
     model = lb.students.zoo.build("textcnn", vocab=30, width=8, channels=4, classes=2)
     written(model, TOKENS, tmp_path / "m.onnx")
     runner = opened(tmp_path / "m.onnx")
     for rows, length in ((1, 2), (5, 23)):
-        ids = torch.randint(1, 30, (rows, length))
-        mask = torch.ones_like(ids)
-        mask[0, 1:] = 0
-        batch = {"input_ids": ids, "attention_mask": mask}
-        with torch.no_grad():
-            assert torch.allclose(logits_from(runner, batch), model.eval()(**batch), atol=1e-5)
+        check_texts(runner, model, rows, length, 1e-5)
     assert (runner.facts["labels"], runner.size().parameters) == (["a", "é"], 7)
     assert runner.size().bytes == (tmp_path / "m.onnx").stat().st_size
     text = (tmp_path / "m.onnx").read_bytes()
@@ -95,12 +100,7 @@ def test_an_lstm_knows_lengths_by_itself(tmp_path: Path) -> None:
     written(model, TOKENS, tmp_path / "m.onnx")
     runner = opened(tmp_path / "m.onnx")
     for rows, length in ((1, 1), (5, 23)):
-        ids = torch.randint(1, 30, (rows, length))
-        mask = torch.ones_like(ids)
-        mask[0, 1:] = 0
-        batch = {"input_ids": ids, "attention_mask": mask}
-        with torch.no_grad():
-            assert torch.allclose(logits_from(runner, batch), model.eval()(**batch), atol=1e-6)
+        check_texts(runner, model, rows, length, 1e-6)
     assert [node.op_type for node in onnx.load(str(tmp_path / "m.onnx")).graph.node].count(
         "LSTM"
     ) == 2
